@@ -1,0 +1,106 @@
+# One command for everything. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KAFKA := .kafka
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends
+APT_UPDATE := $(SUDO) apt-get update --quiet=2
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+# Stamps: a target that was made is not made again until what it was made from changes.
+DEMO_STAMP := $(VENV)/.demo
+DEV_STAMP := $(VENV)/.dev
+JARS_STAMP := $(KAFKA)/.jars
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo-setup constraints lint format test demo evaluate sim bench chaos \
+	kafka-jars java docker-compose clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- environment -------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV)
+
+$(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages of the demo ..."
+	@$(PIP) install --editable '.[demo]' --constraint constraints.txt
+	@touch $@
+
+# What development needs includes what the demo needs, hence both stamps.
+$(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the packages of development ..."
+	@$(PIP) install --editable '.[demo,dev]' --constraint constraints.txt
+	@touch $@ $(DEMO_STAMP)
+
+setup: $(DEV_STAMP) ## Create .venv with everything that development needs
+
+demo-setup: $(DEMO_STAMP) # Create .venv with what the demo needs: no Java, no linters
+
+constraints: | $(BIN)/python ## Resolve all packages once and write constraints.txt
+	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolved.json '.[demo,dev]'
+	@$(BIN)/python deploy/constraints.py $(VENV)/resolved.json > constraints.new
+	@mv constraints.new constraints.txt
+
+java:
+	@if ! { command -v java && command -v mvn; } > /dev/null; then \
+		echo "Installing Java and Maven ..."; \
+		$(APT_UPDATE) && $(APT_INSTALL) default-jre-headless maven > /dev/null; \
+	fi
+
+docker-compose:
+	@if ! command -v docker-compose > /dev/null; then \
+		echo "Installing docker-compose ..."; \
+		$(APT_UPDATE) && $(APT_INSTALL) docker-compose > /dev/null; \
+	fi
+
+# The old jars go first: a folder with two versions of Kafka starts neither.
+$(JARS_STAMP): deploy/kafka/pom.xml | java
+	@echo "Fetching the jars of Apache Kafka ..."
+	@rm -rf $(KAFKA)/lib
+	@mvn --quiet --batch-mode --file deploy/kafka/pom.xml dependency:copy-dependencies \
+		-DoutputDirectory=$(CURDIR)/$(KAFKA)/lib
+	@touch $@
+
+kafka-jars: $(JARS_STAMP) ## Fetch the jars of the Kafka that tests and benchmarks start
+
+clean: ## Remove all that was built or fetched
+	rm -rf $(VENV) $(KAFKA) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- checks ------------------------------------------------------------------------------------
+
+lint: $(DEV_STAMP) ## Check style, types and the direction of imports
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(DEV_STAMP) ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --quiet --fix
+	@$(BIN)/ruff format --quiet
+
+test: setup kafka-jars docker-compose lint ## Run all checks and tests, those on a real Kafka too
+	@$(BIN)/python -m pytest $(ARGS)
+
+# --- things to run -----------------------------------------------------------------------------
+
+demo: $(DEMO_STAMP) ## Watch recommendations of a real shop; ARGS="..."
+	@$(BIN)/stream-app demo $(ARGS)
+
+evaluate: $(DEV_STAMP) ## Measure the recommendations against baselines; ARGS="..."
+	@$(BIN)/python -m benchmarks.next_basket $(ARGS)
+
+sim: $(DEV_STAMP) ## Simulate faults over SEEDS=200 seeds, or replay one: SEED=7
+	@$(BIN)/python -m tests.sim --seeds $(or $(SEEDS),200) $(if $(SEED),--seed $(SEED))
+
+bench: $(DEV_STAMP) $(JARS_STAMP) ## Measure throughput and latency on a real Kafka; ARGS="..."
+	@$(BIN)/python -m benchmarks.pipeline $(ARGS)
+
+chaos: $(DEV_STAMP) $(JARS_STAMP) ## Kill workers KILLS=20 times and count the results; ARGS="..."
+	@$(BIN)/python -m benchmarks.chaos --kills $(or $(KILLS),20) $(ARGS)

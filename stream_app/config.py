@@ -1,0 +1,164 @@
+"""Settings: from the environment, then a TOML file, then the defaults; checked before anything starts.
+
+``STREAM_APP_GUARANTEE=at_least_once`` sets ``guarantee``, ``STREAM_APP_STAGES__TOP_K=20`` sets
+``top_k`` of ``[stages]``. The file is ``stream_app.toml`` in the working directory, or the one that
+``STREAM_APP_CONFIG`` names.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from stream_app.errors import ConfigError
+
+DAY_MS = 86_400_000
+Guarantee = Literal["exactly_once", "at_least_once"]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+
+
+class StageSettings(BaseModel):
+    """What the stages do; the same settings and the same log give the same outputs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    record_bytes_max: int = Field(65_536, ge=1_024, le=1_000_000, description="bytes")
+    future_ms_max: int = Field(300_000, ge=0, description="an event dated later is rejected")
+    lateness_ms_max: int = Field(600_000, ge=0, description="an older event gets no answer")
+    check_partition: bool = Field(default=True, description="reject keys in a foreign partition")
+    user_ttl_days: int = Field(400, ge=8, le=3_650, description="silence that ends a user's row")
+    item_ttl_days: int = Field(180, ge=8, le=3_650, description="silence that ends an item's row")
+    items_max: int = Field(200_000, ge=100, le=5_000_000, description="item rows a partition")
+    session_gap_minutes: int = Field(30, ge=1, le=1_440, description="silence that ends a session")
+    debounce_seconds: int = Field(60, ge=0, description="between two unasked recommendations")
+    recommend_on: frozenset[Literal["view", "cart", "purchase"]] = Field(
+        default=frozenset({"view", "cart", "purchase"}), description="what prompts a recommendation"
+    )
+    top_k: int = Field(10, ge=1, le=50, description="items in a recommendation")
+    allow_repeat: bool = Field(default=True, description="recommend what was bought before")
+    category_cap: int = Field(0, ge=0, description="items of one category; 0 for no limit")
+    merchant_cap: int = Field(0, ge=0, description="items of one merchant; 0 for no limit")
+    exploration_share: float = Field(
+        0.0, ge=0, le=0.5, description="of requests, one place explores"
+    )
+    seed: str = Field("stream-app", description="key of every draw")
+
+
+class TopicSettings(BaseModel):
+    """Names of the topics, without the prefix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    events: Name = "clickstream.events"
+    catalog: Name = "catalog.items"
+    recommendations: Name = "recommendations"
+    predictions: Name = "predictions"
+    churn_alerts: Name = "churn-alerts"
+    dead_letter: Name = "dead-letter"
+
+
+class Settings(BaseSettings):
+    """Everything that an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STREAM_APP_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    app: Name = Field("stream-app", description="consumer group, state topic, transactional ids")
+    brokers: str = Field(
+        "127.0.0.1:9092",
+        pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$",
+        description="host:port, more after commas",
+    )
+    guarantee: Guarantee = "exactly_once"
+    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    topics: TopicSettings = TopicSettings()
+    partitions: int = Field(4, ge=1, le=1_000, description="of a topic that `topics create` makes")
+    replication: int = Field(1, ge=1, le=10, description="of a topic that `topics create` makes")
+    replay: bool = Field(default=False, description="the log is history: no ticks, no clock checks")
+    instance: Name | None = Field(None, description="static member id, such as the pod's name")
+    processes: int = Field(1, ge=1, le=64, description="worker processes")
+    batch_records_max: int = Field(128, ge=1, le=128, description="records in a transaction")
+    commit_interval_ms: int = Field(20, ge=0, le=10_000, description="least time between commits")
+    fetch_records_max: int = Field(1_000, ge=1, le=10_000, description="records in a fetch")
+    live_rows_max: int = Field(20_000, ge=0, description="decoded rows kept, a partition and kind")
+    idle_tick_seconds: int = Field(60, ge=0, description="idleness before a tick; 0 for none")
+    session_timeout_seconds: float = Field(12.0, ge=1, le=300)
+    stall_seconds: float = Field(60.0, ge=1, description="lag without a commit before giving up")
+    metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from outside
+    metrics_port: int = Field(8_000, ge=0, le=65_000, description="0 for none; +1 a process")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    stages: StageSettings = StageSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments first, then the environment, then the file."""
+        file = os.environ.get("STREAM_APP_CONFIG", "stream_app.toml")
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(file))
+        return init_settings, env_settings, toml
+
+    def topic(self, logical: str) -> str:
+        """Return the real name of a topic by its field in :class:`TopicSettings`."""
+        name: str = getattr(self.topics, logical)
+        return self.topic_prefix + name
+
+    @property
+    def state_topic(self) -> str:
+        """The compacted topic that holds the state: one partition for each of the source's."""
+        return f"{self.topic_prefix}{self.app}-state"
+
+
+def load(**overrides: object) -> Settings:
+    """Return the checked settings; arguments win over the environment and the file.
+
+    Raises
+    ------
+    ConfigError
+        With a line for each wrong setting: its name, its value and what is allowed.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [_explain(dict(entry)) for entry in error.errors()]
+        raise ConfigError("wrong settings:\n  " + "\n  ".join(lines)) from None
+    except tomllib.TOMLDecodeError as error:
+        file = os.environ.get("STREAM_APP_CONFIG", "stream_app.toml")
+        raise ConfigError(f"{file} is not TOML: {error}") from None
+
+
+def _explain(entry: dict[str, Any]) -> str:
+    """Return one sentence for one of pydantic's errors."""
+    name = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting"
+    return f"{name} = {entry['input']!r}: {entry['msg'][:1].lower()}{entry['msg'][1:]}"
+
+
+def _refuse_unknown_variables() -> None:
+    """Refuse a misspelt environment variable, which would otherwise be ignored."""
+    fields = set(Settings.model_fields)
+    nested = {"stages": StageSettings, "topics": TopicSettings}
+    for variable in os.environ:
+        if not variable.startswith("STREAM_APP_") or variable == "STREAM_APP_CONFIG":
+            continue
+        head, _, tail = variable.removeprefix("STREAM_APP_").lower().partition("__")
+        inner = nested.get(head)
+        if head not in fields or (tail and (inner is None or tail not in inner.model_fields)):
+            allowed = ", ".join(sorted(fields))
+            raise ConfigError(f"{variable}: there is no such setting; there are: {allowed}")

@@ -1,0 +1,84 @@
+"""What happens to a batch, from its bytes to the records that go out.
+
+``process`` is all there is: plain synchronous code without clock, chance or network, so the result
+depends on the partition's log alone, not on how it was cut into batches.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from stream_app.config import StageSettings
+from stream_app.event import Catalog
+from stream_app.stages import timers
+from stream_app.stages.admit import admit
+from stream_app.stages.candidates import propose
+from stream_app.stages.decode import decode
+from stream_app.stages.emit import emit
+from stream_app.stages.features import describe
+from stream_app.stages.rerank import rerank
+from stream_app.stages.score import score
+from stream_app.state import PartitionState
+from stream_app.steps import Batch, OutputRecord, RawRecord, Step
+
+STAGES = ("decode", "admit", "timers", "features", "candidates", "score", "rerank", "emit")
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What comes from outside the log; outputs name it. ``lap`` is called after each stage."""
+
+    settings: StageSettings
+    partitions: int
+    catalog: Catalog
+    catalog_version: str = "0"
+    service_level: int = 0
+    lap: Callable[[str], object] = len
+
+
+class Outputs(msgspec.Struct, frozen=True):
+    """The records to produce, and the steps that they follow from."""
+
+    records: list[OutputRecord]
+    steps: list[Step]
+
+
+def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
+    """Run a batch of one partition through the stages, updating its state."""
+    settings, lap = context.settings, context.lap
+    steps: list[Step]
+    if batch.fire_until_ms is not None:
+        steps = list(timers.fire(state.timers, batch.fire_until_ms, settings, timers.DUE_MAX))
+    else:
+        log_ms = state.ledger.log_ms
+        decoded = decode(batch.records, log_ms, batch.partition, context.partitions, settings)
+        lap("decode")
+        received = admit(state.admissions, decoded, settings)
+        lap("admit")
+        steps = timers.advance(state.timers, received, settings)
+    lap("timers")
+    views = describe(state.profiles, steps, settings)
+    lap("features")
+    requests = propose(state.tables, steps, views, settings)
+    lap("candidates")
+    scored = score(requests)
+    lap("score")
+    ranked = rerank(requests, scored, context.catalog, settings)
+    lap("rerank")
+    records = emit(
+        state.notes, batch, steps, ranked, context.catalog_version, context.service_level
+    )
+    state.account(steps, batch.records[-1].offset + 1 if batch.records else None)
+    lap("emit")
+    return Outputs(records, steps)
+
+
+def next_batch(
+    state: PartitionState,
+    topic: str,
+    partition: int,
+    records: Sequence[RawRecord],
+    records_max: int,
+) -> Batch:
+    """Return the batch that comes next: timers alone, or as many of ``records`` as one slice takes."""
+    plan = timers.cut(state.timers, records, state.ledger.log_ms, records_max)
+    return Batch(topic, partition, records[: plan.records], plan.fire_until_ms)

@@ -1,0 +1,1 @@
+"""How a partition lives on Kafka: delivered in batches, committed whole, restored in bulk."""

@@ -1,0 +1,215 @@
+"""The state of one partition: all its rows, what each stage may reach of them, and the accounting.
+
+======== ===================== ==========================================
+row      key in the topic      sections, with their most bytes
+======== ===================== ==========================================
+user     ``u`` + id            timers, admit, features, candidates, emit
+item     ``i`` + 64-bit hash   timers, candidates
+partition ``p``                ledger, candidates
+======== ===================== ==========================================
+
+A row of a user takes at most 3 KiB. Only rows that were touched are written.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from struct import Struct
+
+import msgspec
+
+from stream_app.codec import K, Rows, Sections, SectionSpec
+from stream_app.errors import StateError, TopicError
+from stream_app.stages import admit, candidates, emit, features, timers
+from stream_app.steps import Admitted, Duplicate, Reject, Step, Tick
+
+USER_ROW_BYTES_MAX = 3 * 1024
+PARTITION_KEY = "p"
+
+_LEDGER = Struct("<qqqqqqqH")  # position, log time, five counters, partition count
+
+
+class Ledger(msgspec.Struct):
+    """Where the partition stands: the next offset, log time in ms, and what became of each record.
+
+    ``position`` is -1 until the state is bound to a topic. Ticks are counted apart:
+    consumed = processed + rejected + duplicate.
+    """
+
+    position: int = -1
+    log_ms: int = 0
+    consumed: int = 0
+    processed: int = 0
+    rejected: int = 0
+    duplicate: int = 0
+    ticks: int = 0
+    partitions: int = 0
+    topic_id: str = ""
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Ledger":
+        """Return the ledger that ``data`` holds, an unbound one for no data."""
+        if not data:
+            return cls()
+        return cls(*_LEDGER.unpack_from(data), data[_LEDGER.size :].decode())
+
+    def encode(self) -> bytes:
+        """Return the ledger as bytes."""
+        *numbers, topic_id = msgspec.structs.astuple(self)
+        return _LEDGER.pack(*numbers) + topic_id.encode()
+
+
+USER_LAYOUT = (
+    SectionSpec("timers", timers.UserTimers.decode, timers.USER_BYTES_MAX),
+    SectionSpec("admit", admit.Admission.decode, admit.BYTES_MAX),
+    SectionSpec("features", features.Profile.decode, features.BYTES_MAX),
+    SectionSpec("candidates", candidates.Repeats.decode, candidates.REPEATS_BYTES_MAX),
+    SectionSpec("emit", emit.Notes.decode, emit.BYTES_MAX),
+)
+ITEM_LAYOUT = (
+    SectionSpec("timers", timers.ItemTimers.decode, timers.ITEM_BYTES_MAX),
+    SectionSpec("candidates", candidates.ItemFacts.decode, candidates.ITEM_BYTES_MAX),
+)
+PARTITION_LAYOUT = (
+    SectionSpec("ledger", Ledger.decode, _LEDGER.size + 64),
+    SectionSpec("candidates", candidates.TopLists.decode, candidates.TOP_BYTES_MAX),
+)
+
+
+class PartitionState:
+    """All rows of one partition, in memory.
+
+    Parameters
+    ----------
+    live_max
+        At most so many rows of users, and of items, stay decoded between batches.
+    """
+
+    def __init__(self, live_max: int = 20_000) -> None:
+        self._users: Rows[str] = Rows(USER_LAYOUT, live_max)
+        self._items: Rows[int] = Rows(ITEM_LAYOUT, live_max)
+        self._partition: Rows[str] = Rows(PARTITION_LAYOUT, 1)
+        self.admissions: Sections[str, admit.Admission] = Sections(self._users, 1)
+        self.profiles: Sections[str, features.Profile] = Sections(self._users, 2)
+        self.notes: Sections[str, emit.Notes] = Sections(self._users, 4)
+        self.tables = candidates.Tables(
+            Sections(self._users, 3),
+            Sections(self._items, 1),
+            Sections(self._partition, 1),
+            PARTITION_KEY,
+        )
+        self.timers = timers.Timers(Sections(self._users, 0), Sections(self._items, 0))
+        self._ledgers: Sections[str, Ledger] = Sections(self._partition, 0)
+
+    @classmethod
+    def restore(
+        cls, records: Iterable[tuple[bytes, bytes | None]], live_max: int = 20_000
+    ) -> "PartitionState":
+        """Return the state that a changelog describes; of a key the last record counts.
+
+        Raises
+        ------
+        StateError
+            When a key is of no known kind or a row cannot be read.
+        """
+        state = cls(live_max)
+        for key, value in records:
+            state.apply(key, value)
+        state.timers.rebuild()
+        return state
+
+    def apply(self, key: bytes, value: bytes | None) -> None:
+        """Take in one changelog record; call ``timers.rebuild`` after the last."""
+        kind = key[:1]
+        if kind == b"u":
+            _put(self._users, key[1:].decode(), value)
+        elif kind == b"i":
+            _put(self._items, int.from_bytes(key[1:], "big"), value)
+        elif kind == b"p":
+            _put(self._partition, PARTITION_KEY, value)
+        else:
+            raise StateError(f"a state record has the key {key!r}, which is of no known kind")
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the partition stands, for reading."""
+        return self._ledgers.get(PARTITION_KEY) or Ledger.decode(b"")
+
+    def begin(self, position: int, partitions: int, topic_id: str) -> None:
+        """Bind the state to a source partition; a state that is bound is checked against it.
+
+        Raises
+        ------
+        TopicError
+            When the state was built from another topic or another number of partitions.
+        """
+        ledger = self.ledger
+        if ledger.position < 0:
+            ledger = self._ledgers.touch(PARTITION_KEY)
+            ledger.position, ledger.partitions, ledger.topic_id = position, partitions, topic_id
+            return
+        if ledger.partitions != partitions:
+            raise TopicError(
+                f"the state was built from {ledger.partitions} partitions, the topic has "
+                f"{partitions}: a user's key now falls elsewhere. Start a new `app` name, "
+                "which rebuilds the state from the log, or restore the topic"
+            )
+        if ledger.topic_id != topic_id:
+            raise TopicError(
+                f"the state was built from topic id {ledger.topic_id}, this topic is {topic_id}: it "
+                "was deleted and made again. Start a new `app` name, or delete the state topic too"
+            )
+
+    def account(self, steps: Sequence[Step], position: int | None) -> None:
+        """Enter what became of a batch's records; ``position`` is the next offset, if it moved."""
+        if position is None:
+            return
+        ledger = self._ledgers.touch(PARTITION_KEY)
+        ledger.position = position
+        kinds = Counter(map(type, steps))
+        ledger.processed += kinds[Admitted]
+        ledger.duplicate += kinds[Duplicate]
+        ledger.rejected += kinds[Reject]
+        ledger.ticks += kinds[Tick]
+        ledger.consumed = ledger.processed + ledger.rejected + ledger.duplicate
+        ledger.log_ms = steps[-1].log_ms
+
+    def changes(self) -> list[tuple[bytes, bytes | None]]:
+        """Return the changelog records of all rows touched since the last call; None removes a row."""
+        return [
+            *((b"u" + key.encode(), value) for key, value in self._users.changes()),
+            *((b"i" + key.to_bytes(8, "big"), value) for key, value in self._items.changes()),
+            *((b"p", value) for _, value in self._partition.changes()),
+        ]
+
+    def rows(self) -> dict[bytes, bytes]:
+        """Return every row as it stands in the changelog; call it between batches."""
+        return {
+            **{b"u" + key.encode(): value for key, value in self._users.encoded.items()},
+            **{b"i" + key.to_bytes(8, "big"): value for key, value in self._items.encoded.items()},
+            **{b"p": value for value in self._partition.encoded.values()},
+        }
+
+    def digest(self) -> str:
+        """Return a hash over all rows: equal states have equal digests."""
+        return digest(self.rows())
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows there are of each kind."""
+        return {"user": len(self._users), "item": len(self._items)}
+
+
+def digest(rows: dict[bytes, bytes]) -> str:
+    """Return a hash over rows, whatever their order."""
+    total = hashlib.sha256()
+    for key in sorted(rows):
+        total.update(len(key).to_bytes(4, "big") + key + rows[key])
+    return total.hexdigest()
+
+
+def _put(rows: Rows[K], key: K, value: bytes | None) -> None:
+    if value is None:
+        rows.encoded.pop(key, None)
+    else:
+        rows.encoded[key] = value

@@ -1,0 +1,196 @@
+"""What passes between the stages: frozen structs, so that nobody changes what was handed on.
+
+In order: a :class:`RawRecord` is decoded into an :class:`Arrival`, admitted as :class:`Admitted`, joined
+by the :class:`Due` timers, described by a :class:`UserView`, turned into a :class:`Request` for
+candidates, :class:`Scored`, :class:`Ranked` and emitted as an :class:`OutputRecord`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from stream_app.event import Event, RejectReason
+
+
+class RawRecord(Protocol):
+    """A Kafka record as the clients hand it out; ``timestamp`` in ms since the epoch."""
+
+    @property
+    def offset(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+
+
+class Arrival(Struct, frozen=True):
+    """A decoded event and where it stood in the log.
+
+    ``time_ms`` is event time; ``log_ms`` the partition's log time at this record; ``late`` says
+    that the event is older than the log time by more than the allowed lateness.
+    """
+
+    event: Event
+    time_ms: int
+    offset: int
+    log_ms: int
+    late: bool
+
+
+class Admitted(Struct, frozen=True):
+    """An arrival that is no repeat.
+
+    ``key`` names the user's row; ``profiled`` says whether consent allows updating and using a
+    profile; an ``untouchable`` event predates an erasure.
+    """
+
+    arrival: Arrival
+    key: str
+    profiled: bool
+    untouchable: bool = False
+
+    @property
+    def log_ms(self) -> int:
+        """Log time at the record, in ms since the epoch."""
+        return self.arrival.log_ms
+
+
+class Duplicate(Struct, frozen=True):
+    """A repeat of an event that the user's row still remembers."""
+
+    offset: int
+    log_ms: int
+
+
+class Tick(Struct, frozen=True):
+    """A record that only moves log time."""
+
+    offset: int
+    log_ms: int
+
+
+class Reject(Struct, frozen=True):
+    """A record that cannot be processed: the reason, a sentence for people, and its bytes."""
+
+    reason: RejectReason
+    detail: str
+    record: RawRecord
+    log_ms: int
+
+
+class Due(Struct, frozen=True):
+    """A timer that fired: of ``scope`` user or item, for the row ``key``, set to ``due_ms``."""
+
+    scope: Literal["user", "item"]
+    key: str | int
+    kind: str
+    due_ms: int
+    log_ms: int
+
+
+class OutputRecord(Struct, frozen=True):
+    """A record to produce: logical topic name, key, value and headers."""
+
+    topic: Literal["recommendations", "predictions", "churn_alerts", "dead_letter"]
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class Batch(Struct, frozen=True):
+    """A slice of one partition of the source topic; without records it only fires timers."""
+
+    topic: str
+    partition: int
+    records: Sequence[RawRecord]
+    fire_until_ms: int | None = None
+
+
+SOURCES = {1: "repeat", 2: "co-visitation", 4: "trending", 8: "popular"}
+
+FEATURE_NAMES = (
+    "log_count",  # log(1 + decayed number of the user's purchases of it)
+    "popular_percent",  # of the partition's purchases, 30-day half-life, at most 3
+    "trending_percent",  # the same with a 2-day half-life
+    "log_trending",  # log(1 + trending per mille)
+    "log_neighbour",  # log(1 + 20 x summed share of the transitions from the last 10 items)
+    "has_gap",  # bought at least twice: 1, else 0
+    "due",  # time since the last purchase in personal gaps, at most 1
+    "overdue",  # what exceeds one gap, at most 3
+    "in_repeat",  # in the user's repeat table: 1, else 0
+    "recency_days",  # since the user's last purchase of it; 0 without one
+    "gap_days",  # the personal gap; 0 without one
+)
+
+
+class UserView(Struct, frozen=True):
+    """A user as of one record, that record included; oldest history first.
+
+    ``items`` are hashes of item ids, ``seconds`` event times since the epoch, ``kinds`` places in
+    :data:`stream_app.event.EVENT_TYPES`. ``activity`` holds decayed counts, for each type of event
+    one a half-life. Gaps, spans and ages are in days, spending in the shop's currency, decayed with
+    a half-life of 30 days.
+    """
+
+    items: tuple[int, ...]
+    seconds: tuple[int, ...]
+    kinds: bytes
+    session_events: int
+    session_views: int
+    session_carts: int
+    session_purchases: int
+    session_seconds: int
+    activity: tuple[float, ...]
+    orders: int
+    order_gap_days: float
+    order_age_days: float
+    tenure_days: float
+    spend: float
+    last_order_value: float
+
+
+class Request(Struct, frozen=True):
+    """Candidates for one answer, each a place in parallel tuples; ``step`` is the cause's place.
+
+    ``features`` holds a row of :data:`FEATURE_NAMES` for each candidate, ``sources`` bits of
+    :data:`SOURCES`; ``bought`` says whether the user bought it before.
+    """
+
+    step: int
+    arrival: Arrival
+    key: str
+    profiled: bool
+    view: UserView
+    items: tuple[int, ...]
+    item_ids: tuple[str, ...]
+    features: tuple[tuple[float, ...], ...]
+    sources: tuple[int, ...]
+    bought: tuple[bool, ...]
+
+
+class Scored(Struct, frozen=True):
+    """The scores of a request's candidates, in their order, and what made them."""
+
+    scores: tuple[float, ...]
+    model: str
+    model_version: str
+    fallback_level: str | None
+
+
+class Ranked(Struct, frozen=True):
+    """What is recommended for a request: places in its candidate list, best first."""
+
+    request: Request
+    scored: Scored
+    places: tuple[int, ...]
+    variant: str
+
+
+Decoded = Arrival | Reject | Tick
+Received = Admitted | Duplicate | Reject | Tick
+Step = Admitted | Duplicate | Reject | Tick | Due
