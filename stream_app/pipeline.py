@@ -11,7 +11,7 @@ import msgspec
 from stream_app.config import StageSettings
 from stream_app.event import Catalog
 from stream_app.stages import timers
-from stream_app.stages.admit import admit
+from stream_app.stages.admit import admit, expire
 from stream_app.stages.candidates import propose
 from stream_app.stages.decode import decode
 from stream_app.stages.emit import emit
@@ -56,6 +56,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
         lap("admit")
         steps = timers.advance(state.timers, received, settings)
     lap("timers")
+    expire(state.admissions, steps, settings)
     views = describe(state.profiles, steps, settings)
     lap("features")
     requests = propose(state.tables, steps, views, settings)

@@ -172,6 +172,11 @@ class Request(Struct, frozen=True):
     sources: tuple[int, ...]
     bought: tuple[bool, ...]
 
+    @property
+    def asked(self) -> bool:
+        """Whether a ``recommend`` event asks for the answer."""
+        return self.arrival.event.type == "recommend"
+
 
 class Scored(Struct, frozen=True):
     """The scores of a request's candidates, in their order, and what made them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,10 +20,14 @@ _SILENCE_SECONDS_MAX = 30.0
 
 
 class Reader(Protocol):
-    """Reads one partition of a compacted topic from its start to its end; the simulator has one."""
+    """Reads one partition of a topic from its start to its end; the simulator has one."""
 
     def read(self, topic: str, partition: int) -> AsyncIterator[Sequence[KeyValue]]:
         """Yield the records in order, in chunks, up to the end as of now."""
+        ...
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset in the log and the one after the last."""
         ...
 
 
@@ -57,22 +62,16 @@ class KafkaReader:
         self._brokers = brokers
 
     async def read(self, topic: str, partition: int) -> AsyncIterator[Sequence[KeyValue]]:
-        """Yield the records in order, in chunks, up to the end as of now."""
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._brokers,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=_FETCH_BYTES_MAX,
-            fetch_max_bytes=4 * _FETCH_BYTES_MAX,
-            fetch_max_wait_ms=_POLL_MS // 2,
-        )
+        """Yield the records in order, in chunks, up to the end as of now.
+
+        Raises
+        ------
+        CommitError
+            When the broker does not answer for long.
+        """
         where = TopicPartition(topic, partition)
         clock = asyncio.get_running_loop().time
-        try:
-            await consumer.start()
-            consumer.assign([where])
-            await consumer.seek_to_beginning(where)
+        async with self._consumer(where, _FETCH_BYTES_MAX) as consumer:
             heard = clock()
             while True:
                 fetched = await consumer.getmany(where, timeout_ms=_POLL_MS, max_records=5_000)
@@ -85,7 +84,39 @@ class KafkaReader:
                     return
                 if clock() - heard > _SILENCE_SECONDS_MAX:
                     raise CommitError(f"{topic} {partition}: no answer while restoring")
+
+    async def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """Return the first offset in the log and the one after the last."""
+        where = TopicPartition(topic, partition)
+        clock = asyncio.get_running_loop().time
+        async with self._consumer(where, 1) as consumer:
+            first = (await consumer.beginning_offsets([where]))[where]
+            heard = clock()
+            while (end := consumer.highwater(where)) is None:
+                await consumer.getmany(where, timeout_ms=_POLL_MS, max_records=1)
+                if clock() - heard > _SILENCE_SECONDS_MAX:
+                    raise CommitError(f"{topic} {partition}: no answer to a fetch")
+            return int(first), int(end)
+
+    @asynccontextmanager
+    async def _consumer(
+        self, where: TopicPartition, fetch_bytes: int
+    ) -> AsyncIterator[AIOKafkaConsumer]:
+        """Yield a consumer at the start of a partition; its errors become CommitErrors."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._brokers,
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=fetch_bytes,
+            fetch_max_wait_ms=_POLL_MS // 2,
+        )
+        try:
+            await consumer.start()
+            consumer.assign([where])
+            await consumer.seek_to_beginning(where)
+            yield consumer
         except KafkaError as error:
-            raise CommitError(f"{topic} {partition}: cannot restore: {error!r}") from error
+            raise CommitError(f"{where.topic} {where.partition}: cannot read: {error!r}") from error
         finally:
             await consumer.stop()

@@ -30,7 +30,7 @@ from stream_app.errors import CommitError, FencedError
 from stream_app.hashing import partition_for
 from stream_app.steps import OutputRecord
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = list[tuple[str, bytes]]  # a list, or aiokafka refuses it
 Produced = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024
@@ -271,7 +271,7 @@ def _commit_error(error: Exception) -> CommitError:
 
 
 def _rows(changes: Sequence[tuple[bytes, bytes | None]]) -> list[Produced]:
-    return [(key, value, ()) for key, value in changes]
+    return [(key, value, []) for key, value in changes]
 
 
 def _route(
@@ -284,5 +284,5 @@ def _route(
         count = target.partitions[topic]
         key = record.key
         partition = partition_for(key, count) if key is not None else target.partition % count
-        routed.setdefault((topic, partition), []).append((key, record.value, record.headers))
+        routed.setdefault((topic, partition), []).append((key, record.value, list(record.headers)))
     return list(routed.items())

@@ -13,7 +13,7 @@ import msgspec
 from stream_app.codec import Sections
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.hashing import event_hash
-from stream_app.steps import Admitted, Arrival, Decoded, Duplicate, Received
+from stream_app.steps import Admitted, Arrival, Decoded, Due, Duplicate, Received, Step
 
 RING_SIZE = 32
 _HEADER = Struct("<qqqB")  # newest log time, times of erasure and of the last consent, flags
@@ -76,6 +76,19 @@ def admit(
     for entry in decoded:
         received.append(_admit_one(users, entry, ttl_ms) if type(entry) is Arrival else entry)
     return received
+
+
+def expire(users: Sections[str, Admission], steps: Sequence[Step], settings: StageSettings) -> None:
+    """Empty the sections of users whose rows have ended; call it once ``timers`` has fired.
+
+    By then this stage has seen the whole batch: who came back after the end keeps the new section.
+    """
+    ttl_ms = settings.user_ttl_days * DAY_MS
+    for step in steps:
+        if type(step) is Due and step.scope == "user" and step.kind == "expiry":
+            section = users.get(str(step.key))
+            if section is not None and section.newest_ms + ttl_ms <= step.due_ms:
+                users.clear(str(step.key))
 
 
 def _admit_one(users: Sections[str, Admission], arrival: Arrival, ttl_ms: int) -> Received:

@@ -1,8 +1,7 @@
 """Stage 7: whether to recommend, and a bounded pool of candidates with their features.
 
 Sources: what the user buys again and again, what other users of the partition went on to (forward
-co-visitation, bounded by Space-Saving: Metwally et al., "Efficient computation of frequent and top-k
-elements in data streams", ICDT 2005), what is trending, and what is popular.
+co-visitation), what is trending, and what is popular.
 
 Popularity is kept by forward decay (Cormode et al., "Forward Decay", ICDE 2009) as log2 of the sum of
 2^(t / half-life): it needs no upkeep, and items compare without a common time, so a list of the top 100
@@ -175,7 +174,7 @@ class ItemFacts(msgspec.Struct):
         return header + name + self.neighbours.tobytes() + self.weights.tobytes()
 
     def went_on_to(self, item: int, second: int, weight: float) -> None:
-        """Count a transition; of more than 20 neighbours the lightest gives its place and weight."""
+        """Count a transition; of more than 20 neighbours the lightest gives way."""
         exponent = (second - self.reference_s) / NEIGHBOUR_HALF_LIFE_S
         if not self.neighbours:
             self.reference_s, exponent = second, 0.0
@@ -195,7 +194,7 @@ class ItemFacts(msgspec.Struct):
         else:
             place = weights.index(min(weights))
             self.neighbours[place] = item
-            weights[place] += gain
+            weights[place] = gain
 
 
 class TopLists(msgspec.Struct):
@@ -255,7 +254,7 @@ def propose(
             _learn(tables, step, view)
             if _is_called_for(tables, step, settings):
                 request = _pool(tables, place, step, view)
-                if request.items or step.arrival.event.type == "recommend":
+                if request.items or request.asked:
                     requests.append(request)
         elif type(step) is Due:
             _forget(tables, step)

@@ -77,14 +77,13 @@ def emit(
 ) -> list[OutputRecord]:
     """Return the records that a batch gives rise to, in the order of what caused them.
 
-    A request for which there is nothing to recommend gets an empty list of items: who asked is
-    answered.
+    Where there is nothing to recommend, who asked gets an empty list of items; nobody else does.
     """
     answers = {answer.request.step: answer for answer in ranked}
     records: list[OutputRecord] = []
     for place, step in enumerate(steps):
         answer = answers.get(place)
-        if answer is not None:
+        if answer is not None and (answer.places or answer.request.asked):
             records.append(_recommend(users, batch, answer, catalog_version, service_level))
         if type(step) is Reject:
             records.append(_dead_letter(batch, step))

@@ -30,7 +30,7 @@ SLICE_MS_MAX = 7 * DAY_MS  # log time that one slice spans; timers re-arm no soo
 
 _USER_HEADER = Struct("<qB")  # newest log time, number of slots
 _SLOT = Struct("<Bq")
-USER_BYTES_MAX = 160
+USER_BYTES_MAX = _USER_HEADER.size + SLOTS_MAX * _SLOT.size
 _ITEM = Struct("<qqd")  # due time, newest log time, log2 of the decayed count
 ITEM_BYTES_MAX = _ITEM.size
 # Half-life of the count by which items are kept, in ms.

@@ -1,0 +1,61 @@
+"""Every Prometheus collector, declared once; stage names and reject reasons are the labels."""
+
+from collections.abc import Callable
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from stream_app.clock import monotonic_seconds
+
+_FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_SLOW = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0)
+
+RECORDS = Counter(
+    "stream_app_records_total",
+    "Records of the source topic, by what became of them; ticks count apart",
+    ["outcome"],
+)
+REJECTS = Counter("stream_app_rejects_total", "Records rejected, by reason", ["reason"])
+OUTPUTS = Counter("stream_app_outputs_total", "Records produced, by topic", ["topic"])
+TIMERS = Counter("stream_app_timers_total", "Timers fired, by scope and kind", ["scope", "kind"])
+STAGE_SECONDS = Histogram(
+    "stream_app_stage_seconds", "Time a batch spends in a stage", ["stage"], buckets=_FAST
+)
+BATCH_RECORDS = Histogram(
+    "stream_app_batch_records", "Records in a batch", buckets=(0, 1, 2, 4, 8, 16, 32, 64, 128)
+)
+END_TO_END_SECONDS = Histogram(
+    "stream_app_end_to_end_seconds",
+    "From a record's timestamp to the commit of its outputs; not observed in replays",
+    buckets=_SLOW,
+)
+COMMITS = Counter("stream_app_commits_total", "Commits of a batch, by outcome", ["outcome"])
+COMMIT_SECONDS = Histogram("stream_app_commit_seconds", "Time a commit takes", buckets=_SLOW)
+CHANGELOG_BYTES = Counter("stream_app_changelog_bytes_total", "Bytes of changelog rows written")
+LAG = Gauge("stream_app_lag_records", "Records in the log that are not committed", ["partition"])
+POSITION = Gauge("stream_app_position", "Next offset of the source partition", ["partition"])
+ROWS = Gauge("stream_app_state_rows", "Rows of state", ["partition", "kind"])
+RESTORES = Counter("stream_app_restores_total", "Restores of a partition's state")
+RESTORE_SECONDS = Histogram(
+    "stream_app_restore_seconds",
+    "Time from an assignment to a restored state",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+PARTITIONS = Gauge("stream_app_partitions_assigned", "Partitions that this worker owns")
+
+
+class StageTimer:
+    """Measures the stages of a batch: ``start`` before the first, ``lap`` after each."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic_seconds) -> None:
+        self._clock = clock
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Begin a batch."""
+        self._last = self._clock()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = self._clock()
+        STAGE_SECONDS.labels(stage).observe(now - self._last)
+        self._last = now

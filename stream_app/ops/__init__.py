@@ -1,0 +1,1 @@
+"""What people use and see: health, the demo, watching topics and users."""
