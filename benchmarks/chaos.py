@@ -1,10 +1,12 @@
 """Kill workers at random on a real Kafka, then count: ``make chaos KILLS=20``.
 
-Half of the kills hit two workers in ``exactly_once``: SIGKILL, or SIGSTOP for longer than the session
-timeout and then SIGCONT, a true zombie. The other half kill the one worker of ``at_least_once``. Events
-keep coming all the while. At the end outputs and state must equal those of a one-pass oracle.
+Half of the kills hit two workers in ``exactly_once``: SIGKILL, or SIGSTOP for longer than the
+session timeout and then SIGCONT, a true zombie. The other half kill the one worker of
+``at_least_once``. Events keep coming all the while. At the end outputs and state must equal those
+of a one-pass oracle.
 
-The last line is JSON; the exit code is 1 when anything was lost, wrong, or repeated where it must not.
+The last line is JSON; the exit code is 1 when anything was lost, wrong, or repeated where it must
+not.
 """
 
 import argparse
@@ -116,7 +118,14 @@ async def chaos(brokers: str, guarantee: Guarantee, kills: int, seed: int, folde
     events = clicks(kills * EVENTS_PER_KILL, seed)
     records, _ = spoil(events, seed, PARTITIONS)
     count = 2 if guarantee == "exactly_once" else 1
-    workers = [WorkerProcess(environment, folder / f"{guarantee}-{i}.log") for i in range(count)]
+    workers = [
+        # A static member: one that comes back takes its partitions up without a rebalance.
+        WorkerProcess(
+            {**environment, "STREAM_APP_INSTANCE": f"worker-{number}"},
+            folder / f"{guarantee}-{number}.log",
+        )
+        for number in range(count)
+    ]
     progress = Progress(settings)
     watching = asyncio.create_task(progress.watch())
     try:
@@ -162,9 +171,7 @@ def _settings(environment: dict[str, str]) -> Settings:
     return load(**plain, partitions=PARTITIONS, stages=stages)
 
 
-async def _produce(
-    settings: Settings, records: list[Sent], kills: int, progress: Progress
-) -> None:
+async def _produce(settings: Settings, records: list[Sent], kills: int, progress: Progress) -> None:
     """Send the records over the time that the kills take, then say how many offsets there are."""
     seconds = 6.0 + kills * 7.0
     await produce(settings, records, PARTITIONS, rate=len(records) / seconds)

@@ -114,7 +114,7 @@ def spoil(
     duplicates: float = 0.01,
     broken: float = 0.005,
 ) -> tuple[list[Sent], Counter[str]]:
-    """Return the events as records with repeats and broken ones among them, and how many of each."""
+    """Return the events as records, repeats and broken ones among them, and how many of each."""
     chance = random.Random(seed)
     recent: dict[str, list[tuple[bytes, bytes]]] = {}
     sent: list[Sent] = []

@@ -1,0 +1,39 @@
+"""Real-time recommendations, behaviour predictions and churn alerts beside your Kafka.
+
+The house, its rooms in the order that an event passes through them::
+
+    event.py            the records on Kafka: Event, Item, Recommendation, ChurnAlert, ...
+    sources/            where events come from
+      completejourney.py  the real shop of the demo
+      jsonl.py            events in our own schema, a line each
+      produce.py          sends them to Kafka
+    stages/             what happens to an event: a batch in and a batch out
+      decode.py           1 bytes -> an event or a reject with a reason
+      admit.py            2 drops repeats; owns consent and erasure
+      timers.py           3 puts what falls due between two events between them
+      features.py         4 history, session, activity and spending of a user
+      candidates.py       7 whether to recommend, and a bounded pool of candidates
+      score.py            8 scores of the candidates
+      rerank.py           9 rules only: what may be shown, caps, exploration
+      emit.py            10 records with ids, causes and CloudEvents headers
+    steps.py            what passes between the stages
+    tables.py           the bounded tables that candidates come from
+    pipeline.py         process(state, batch, context): the stages in order
+    state.py            the rows of one partition
+    runtime/            how a partition lives on Kafka
+      transport.py        a Faust transport that delivers lists of records
+      changelog.py        rows from the changelog: restore
+      sink.py             one transaction for each batch and partition
+      topics.py           making and checking the topics
+      task.py             the owner of one partition
+      worker.py           the partitions of one process
+      app.py              the Faust app around them
+    ops/                what people use and see
+      health.py           /metrics, /healthz, /readyz
+      watch.py            topics and users, on a terminal
+    metrics.py          every Prometheus collector
+    config.py           settings         errors.py   what can go wrong, who acts
+    clock.py            the only clock   hashing.py  hashes that never change
+    codec.py            how state becomes bytes
+    cli.py              the command line; __main__.py runs it
+"""

@@ -1,6 +1,7 @@
 """The command line: ``stream-app worker | topics | produce | watch | user | demo``.
 
-Every command reads the settings first, so a wrong one is named before anything starts.
+Every command reads the settings first, so a wrong one is named before anything starts. What a
+command needs is imported when it runs: Faust alone takes half a second.
 """
 
 import asyncio
@@ -75,7 +76,7 @@ def worker(
                 "guarantee = 'exactly_once' for more"
             )
         raise SystemExit(_supervise(settings))
-    from stream_app.ops import health  # noqa: PLC0415 - Faust takes half a second to import
+    from stream_app.ops import health  # noqa: PLC0415
     from stream_app.runtime.app import StreamApp, run  # noqa: PLC0415
 
     def attach(stream_app: StreamApp) -> None:
@@ -141,7 +142,7 @@ def _stop(children: "list[subprocess.Popen[bytes]]") -> None:
 @topics_app.command("create")
 def topics_create(brokers: Brokers = None) -> None:
     """Make the topics that are missing."""
-    from stream_app.runtime.topics import create  # noqa: PLC0415 - a client of its own
+    from stream_app.runtime.topics import create  # noqa: PLC0415
 
     made = create(_settings(brokers=brokers))
     Console().print(f"made: {', '.join(made)}" if made else "nothing to do: all topics are there")
@@ -150,7 +151,7 @@ def topics_create(brokers: Brokers = None) -> None:
 @topics_app.command("check")
 def topics_check(brokers: Brokers = None) -> None:
     """Say what is wrong with the topics; exit with 1 if anything is."""
-    from stream_app.runtime.topics import check  # noqa: PLC0415 - a client of its own
+    from stream_app.runtime.topics import check  # noqa: PLC0415
 
     faults = check(_settings(brokers=brokers))
     console = Console(soft_wrap=True)
@@ -174,7 +175,7 @@ def watch(
 
     Example: stream-app watch recommendations --from-beginning --limit 3
     """
-    from stream_app.ops.watch import watch as show  # noqa: PLC0415 - imports the clients
+    from stream_app.ops.watch import watch as show  # noqa: PLC0415
 
     settings = _settings(brokers=brokers)
     _run(lambda: show(settings, topic, limit, from_beginning=from_beginning, as_json=json))
@@ -183,7 +184,7 @@ def watch(
 @app.command()
 def user(user_id: Annotated[str, typer.Argument(metavar="ID")], brokers: Brokers = None) -> None:
     """Show what is known of a user, what was last recommended, and why."""
-    from stream_app.ops.watch import show_user  # noqa: PLC0415 - imports the clients
+    from stream_app.ops.watch import show_user  # noqa: PLC0415
 
     settings = _settings(brokers=brokers)
     if not _run(lambda: show_user(settings, user_id)):

@@ -1,9 +1,9 @@
 """How state becomes bytes: rows of sections, framed, versioned and checksummed.
 
-A row belongs to one user, item, learner or to the partition. It is cut into sections, one a stage, so
-that a stage touches nothing but its own. A row stays encoded until somebody asks for it, and a section
-until it is touched; encoding and then decoding is the identity, so dropping a decoded row changes
-nothing. Numbers are rounded when they are updated, never when they are encoded.
+A row belongs to one user, item, learner or to the partition. It is cut into sections, one a stage,
+so that a stage touches nothing but its own. A row stays encoded until somebody asks for it, and a
+section until it is touched; encoding and then decoding is the identity, so dropping a decoded row
+changes nothing. Numbers are rounded when they are updated, never when they are encoded.
 """
 
 import sys
@@ -26,7 +26,7 @@ SECTION_BYTES_MAX = 0xFFFF
 
 
 class Section(Protocol):
-    """What a stage keeps in a row; ``encode`` returns nothing at all when there is nothing to keep."""
+    """What a stage keeps in a row; nothing to keep encodes as no bytes at all."""
 
     def encode(self) -> bytes:
         """Return the section as bytes."""
@@ -58,9 +58,9 @@ class Row:
         """Return the framed row, or nothing when every section is empty."""
         parts = []
         for index, raw in enumerate(self.raw):
-            if raw is None:
-                raw = self.raw[index] = self.live[index].encode()
-            parts.append(raw)
+            part = self.live[index].encode() if raw is None else raw
+            self.raw[index] = part
+            parts.append(part)
         if not any(parts):
             return b""
         body = b"".join([*(_LENGTH.pack(len(part)) for part in parts), *parts])
@@ -166,7 +166,7 @@ class Sections(Generic[K, S]):
     __slots__ = ("_decode", "_index", "_rows")
 
     def __init__(self, rows: Rows[K], index: int) -> None:
-        self._rows = rows
+        self._rows: Rows[K] = rows
         self._index = index
         self._decode: Callable[[bytes], S] = rows.layout[index].decode
 

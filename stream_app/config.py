@@ -1,4 +1,4 @@
-"""Settings: from the environment, then a TOML file, then the defaults; checked before anything starts.
+"""Settings: from the environment, a TOML file, or the defaults; checked before anything starts.
 
 ``STREAM_APP_GUARANTEE=at_least_once`` sets ``guarantee``, ``STREAM_APP_STAGES__TOP_K=20`` sets
 ``top_k`` of ``[stages]``. The file is ``stream_app.toml`` in the working directory, or the one that
@@ -104,8 +104,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments first, then the environment, then the file."""
         file = os.environ.get("STREAM_APP_CONFIG", "stream_app.toml")
@@ -153,7 +153,7 @@ def _explain(entry: dict[str, Any]) -> str:
 def _refuse_unknown_variables() -> None:
     """Refuse a misspelt environment variable, which would otherwise be ignored."""
     fields = set(Settings.model_fields)
-    nested = {"stages": StageSettings, "topics": TopicSettings}
+    nested: dict[str, type[BaseModel]] = {"stages": StageSettings, "topics": TopicSettings}
     for variable in os.environ:
         if not variable.startswith("STREAM_APP_") or variable == "STREAM_APP_CONFIG":
             continue

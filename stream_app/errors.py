@@ -2,15 +2,13 @@
 
 ::
 
-    StreamAppError
-    ├── ConfigError          operator: a setting is wrong
-    ├── TopicError           operator: a topic is missing, or not as the state remembers it
-    ├── PositionError        operator: the log no longer holds the position that the state has reached
-    ├── StateError           operator: a state row cannot be read
-    ├── FaustChangedError    developer: a private member that the transport overrides has changed
-    ├── CommitError          nobody: the commit's outcome is not known; memory is dropped, state restored
-    │   └── FencedError      nobody: another worker owns the partition now
-    └── StalledError         supervisor: restart the worker
+    StreamAppError ├── ConfigError          operator: a setting is wrong ├── TopicError
+    operator: a topic is missing, or not as the state remembers it ├── PositionError
+    operator: the log no longer holds the position that the state has reached ├── StateError
+    operator: a state row cannot be read ├── FaustChangedError    developer: a private member that
+    the transport overrides has changed ├── CommitError          nobody: the commit's outcome is not
+    known; memory is dropped, state restored │   └── FencedError      nobody: another worker owns
+    the partition now └── StalledError         supervisor: restart the worker
 
 Bad input is no error: it is a :class:`stream_app.event.Reject`, a value with a reason.
 """

@@ -1,4 +1,4 @@
-"""The records on Kafka: what comes in and what goes out, JSON, described by frozen msgspec structs."""
+"""The records on Kafka: what comes in and what goes out, as frozen msgspec structs, JSON."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -163,6 +163,10 @@ Output = Recommendation | Prediction | ChurnAlert
 
 
 Catalog = Mapping[str, Item]
+
+# Every time lies between these, in ms since the epoch; a producer may send any 64-bit number.
+TIME_MS_MIN = 946_684_800_000  # 2000-01-01
+TIME_MS_MAX = 4_102_444_800_000  # 2100-01-01
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

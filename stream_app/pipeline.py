@@ -19,7 +19,7 @@ from stream_app.stages.features import describe
 from stream_app.stages.rerank import rerank
 from stream_app.stages.score import score
 from stream_app.state import PartitionState
-from stream_app.steps import Batch, OutputRecord, RawRecord, Step
+from stream_app.steps import Batch, OutputRecord, Outside, RawRecord, Step
 
 STAGES = ("decode", "admit", "timers", "features", "candidates", "score", "rerank", "emit")
 
@@ -30,8 +30,7 @@ class Context(msgspec.Struct, frozen=True):
     settings: StageSettings
     partitions: int
     catalog: Catalog
-    catalog_version: str = "0"
-    service_level: int = 0
+    outside: Outside = Outside()
     lap: Callable[[str], object] = len
 
 
@@ -65,9 +64,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("score")
     ranked = rerank(requests, scored, context.catalog, settings)
     lap("rerank")
-    records = emit(
-        state.notes, batch, steps, ranked, context.catalog_version, context.service_level
-    )
+    records = emit(state.notes, batch, steps, ranked, context.outside)
     state.account(steps, batch.records[-1].offset + 1 if batch.records else None)
     lap("emit")
     return Outputs(records, steps)
@@ -80,6 +77,6 @@ def next_batch(
     records: Sequence[RawRecord],
     records_max: int,
 ) -> Batch:
-    """Return the batch that comes next: timers alone, or as many of ``records`` as one slice takes."""
+    """Return the batch that comes next: timers alone, or as many records as one slice takes."""
     plan = timers.cut(state.timers, records, state.ledger.log_ms, records_max)
     return Batch(topic, partition, records[: plan.records], plan.fire_until_ms)

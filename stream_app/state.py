@@ -18,6 +18,7 @@ from struct import Struct
 
 import msgspec
 
+from stream_app import tables
 from stream_app.codec import K, Rows, Sections, SectionSpec
 from stream_app.errors import StateError, TopicError
 from stream_app.stages import admit, candidates, emit, features, timers
@@ -25,6 +26,7 @@ from stream_app.steps import Admitted, Duplicate, Reject, Step, Tick
 
 USER_ROW_BYTES_MAX = 3 * 1024
 PARTITION_KEY = "p"
+_HASH_BYTES = 8  # of an item's key
 
 _LEDGER = Struct("<qqqqqqqH")  # position, log time, five counters, partition count
 
@@ -51,28 +53,29 @@ class Ledger(msgspec.Struct):
         """Return the ledger that ``data`` holds, an unbound one for no data."""
         if not data:
             return cls()
-        return cls(*_LEDGER.unpack_from(data), data[_LEDGER.size :].decode())
+        topic_id = data[_LEDGER.size :].decode()
+        return cls(*_LEDGER.unpack_from(data), topic_id)  # type: ignore[call-arg]
 
     def encode(self) -> bytes:
         """Return the ledger as bytes."""
-        *numbers, topic_id = msgspec.structs.astuple(self)
-        return _LEDGER.pack(*numbers) + topic_id.encode()
+        *numbers, _ = msgspec.structs.astuple(self)
+        return _LEDGER.pack(*numbers) + self.topic_id.encode()
 
 
 USER_LAYOUT = (
     SectionSpec("timers", timers.UserTimers.decode, timers.USER_BYTES_MAX),
     SectionSpec("admit", admit.Admission.decode, admit.BYTES_MAX),
     SectionSpec("features", features.Profile.decode, features.BYTES_MAX),
-    SectionSpec("candidates", candidates.Repeats.decode, candidates.REPEATS_BYTES_MAX),
+    SectionSpec("candidates", tables.Repeats.decode, tables.REPEATS_BYTES_MAX),
     SectionSpec("emit", emit.Notes.decode, emit.BYTES_MAX),
 )
 ITEM_LAYOUT = (
     SectionSpec("timers", timers.ItemTimers.decode, timers.ITEM_BYTES_MAX),
-    SectionSpec("candidates", candidates.ItemFacts.decode, candidates.ITEM_BYTES_MAX),
+    SectionSpec("candidates", tables.ItemFacts.decode, tables.ITEM_BYTES_MAX),
 )
 PARTITION_LAYOUT = (
     SectionSpec("ledger", Ledger.decode, _LEDGER.size + 64),
-    SectionSpec("candidates", candidates.TopLists.decode, candidates.TOP_BYTES_MAX),
+    SectionSpec("candidates", tables.TopLists.decode, tables.TOP_BYTES_MAX),
 )
 
 
@@ -120,12 +123,16 @@ class PartitionState:
 
     def apply(self, key: bytes, value: bytes | None) -> None:
         """Take in one changelog record; call ``timers.rebuild`` after the last."""
-        kind = key[:1]
+        kind, rest = key[:1], key[1:]
         if kind == b"u":
-            _put(self._users, key[1:].decode(), value)
-        elif kind == b"i":
-            _put(self._items, int.from_bytes(key[1:], "big"), value)
-        elif kind == b"p":
+            try:
+                user_id = rest.decode()
+            except UnicodeDecodeError:
+                raise StateError(f"a state record has the key {key!r}: no user's id") from None
+            _put(self._users, user_id, value)
+        elif kind == b"i" and len(rest) == _HASH_BYTES:
+            _put(self._items, int.from_bytes(rest, "big"), value)
+        elif key == b"p":
             _put(self._partition, PARTITION_KEY, value)
         else:
             raise StateError(f"a state record has the key {key!r}, which is of no known kind")
@@ -156,8 +163,8 @@ class PartitionState:
             )
         if ledger.topic_id != topic_id:
             raise TopicError(
-                f"the state was built from topic id {ledger.topic_id}, this topic is {topic_id}: it "
-                "was deleted and made again. Start a new `app` name, or delete the state topic too"
+                f"the state was built from topic id {ledger.topic_id}, this topic is {topic_id}: "
+                "it was deleted and made again. Start a new `app` name, or delete the state topic"
             )
 
     def account(self, steps: Sequence[Step], position: int | None) -> None:
@@ -175,10 +182,13 @@ class PartitionState:
         ledger.log_ms = steps[-1].log_ms
 
     def changes(self) -> list[tuple[bytes, bytes | None]]:
-        """Return the changelog records of all rows touched since the last call; None removes a row."""
+        """Return changelog records of the rows touched since the last call; None removes one."""
         return [
             *((b"u" + key.encode(), value) for key, value in self._users.changes()),
-            *((b"i" + key.to_bytes(8, "big"), value) for key, value in self._items.changes()),
+            *(
+                (b"i" + key.to_bytes(_HASH_BYTES, "big"), value)
+                for key, value in self._items.changes()
+            ),
             *((b"p", value) for _, value in self._partition.changes()),
         ]
 
@@ -186,8 +196,11 @@ class PartitionState:
         """Return every row as it stands in the changelog; call it between batches."""
         return {
             **{b"u" + key.encode(): value for key, value in self._users.encoded.items()},
-            **{b"i" + key.to_bytes(8, "big"): value for key, value in self._items.encoded.items()},
-            **{b"p": value for value in self._partition.encoded.values()},
+            **{
+                b"i" + key.to_bytes(_HASH_BYTES, "big"): value
+                for key, value in self._items.encoded.items()
+            },
+            **dict.fromkeys([b"p"] * len(self._partition), self._partition.encoded.get("p", b"")),
         }
 
     def digest(self) -> str:

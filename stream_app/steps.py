@@ -1,8 +1,8 @@
 """What passes between the stages: frozen structs, so that nobody changes what was handed on.
 
-In order: a :class:`RawRecord` is decoded into an :class:`Arrival`, admitted as :class:`Admitted`, joined
-by the :class:`Due` timers, described by a :class:`UserView`, turned into a :class:`Request` for
-candidates, :class:`Scored`, :class:`Ranked` and emitted as an :class:`OutputRecord`.
+In order: a :class:`RawRecord` is decoded into an :class:`Arrival`, admitted as :class:`Admitted`,
+joined by the :class:`Due` timers, described by a :class:`UserView`, turned into a :class:`Request`
+for candidates, :class:`Scored`, :class:`Ranked` and emitted as an :class:`OutputRecord`.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,29 @@ class RawRecord(Protocol):
     """A Kafka record as the clients hand it out; ``timestamp`` in ms since the epoch."""
 
     @property
-    def offset(self) -> int: ...  # noqa: D102
+    def offset(self) -> int:
+        """Where the record stands in its partition."""
+        ...
+
     @property
-    def timestamp(self) -> int: ...  # noqa: D102
+    def timestamp(self) -> int:
+        """When the record was made or appended, in ms since the epoch."""
+        ...
+
     @property
-    def key(self) -> bytes | None: ...  # noqa: D102
+    def key(self) -> bytes | None:
+        """The record's key."""
+        ...
+
     @property
-    def value(self) -> bytes | None: ...  # noqa: D102
+    def value(self) -> bytes | None:
+        """The record's value."""
+        ...
+
     @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+    def headers(self) -> Sequence[tuple[str, bytes]]:
+        """The record's headers, in order."""
+        ...
 
 
 class Arrival(Struct, frozen=True):
@@ -194,6 +208,13 @@ class Ranked(Struct, frozen=True):
     scored: Scored
     places: tuple[int, ...]
     variant: str
+
+
+class Outside(Struct, frozen=True):
+    """What an output says of the world outside the log: catalogue and service level."""
+
+    catalog_version: str = "0"
+    service_level: int = 0
 
 
 Decoded = Arrival | Reject | Tick

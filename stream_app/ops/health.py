@@ -1,7 +1,7 @@
 """``/metrics``, ``/healthz`` and ``/readyz`` on one port, served from a thread of their own.
 
-``/healthz`` says whether the event loop still turns, ``/readyz`` whether the catalogue is read and every
-assigned partition is being processed. A worker without partitions is ready: it stands by.
+``/healthz`` says whether the event loop still turns, ``/readyz`` whether the catalogue is read and
+every assigned partition is being processed. A worker without partitions is ready: it stands by.
 """
 
 import logging
@@ -70,5 +70,5 @@ def attach(app: StreamApp) -> int | None:
 class _Quiet(WSGIRequestHandler):
     """A handler that does not write a line for each scrape."""
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override]
+    def log_message(self, *_: object) -> None:
         """Say nothing."""

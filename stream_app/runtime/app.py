@@ -1,7 +1,7 @@
 """The Faust app: one agent that dispatches, the catalogue, ticks, and a watchdog.
 
-The agent does nothing but hand a batch to the task that owns its partition. A failure anywhere ends the
-program with the error; whoever supervises it starts it again.
+The agent does nothing but hand a batch to the task that owns its partition. A failure anywhere ends
+the program with the error; whoever supervises it starts it again.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from stream_app.event import Item
 from stream_app.pipeline import Outputs
 from stream_app.runtime.changelog import KafkaReader
 from stream_app.runtime.sink import BatchSink, KafkaProducer, Sink, Target, TransactionalSink
+from stream_app.runtime.task import Ports, World
 from stream_app.runtime.topics import Topology, topology
 from stream_app.runtime.transport import (
     BatchApp,
-    BatchConsumer,
     BatchTopic,
     OrderedTableManager,
     check_faust,
 )
-from stream_app.runtime.worker import Ports, Worker, World
+from stream_app.runtime.worker import Worker
 from stream_app.stages.decode import TICK_VALUE
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ class KafkaSource:
 
     async def seek(self, partition: int, position: int) -> None:
         """Deliver from ``position`` next."""
-        consumer: BatchConsumer = self._app.consumer
-        await consumer.seek_partition(TP(self._topic, partition), position)
+        await self._app.consumer.seek_partition(TP(self._topic, partition), position)
 
     def highwater(self, partition: int) -> int | None:
         """Return the offset after the last stable record, as the last fetch saw it."""
@@ -108,6 +107,7 @@ class StreamApp(BatchApp):
     """
 
     logger = logging.getLogger("faust.services")
+    consumer: Any  # a BatchConsumer, which Faust makes on first use
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ class StreamApp(BatchApp):
             await asyncio.sleep(_CHECK_SECONDS)
 
     async def _commit_group_offsets(self) -> None:
-        """Tell the group how far the state is, for whoever watches its lag; nothing reads it here."""
+        """Tell the group how far the state is, for whoever watches its lag."""
         topic = self.settings.topic("events")
         positions = {TP(topic, p): at for p, at in self.worker.positions().items()}
         if positions and not self.rebalancing:

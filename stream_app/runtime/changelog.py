@@ -54,8 +54,8 @@ async def restore(reader: Reader, topic: str, partition: int, live_max: int) -> 
 class KafkaReader:
     """Reads with aiokafka, ``read_committed``, up to the highwater of the fetch responses.
 
-    The highwater comes from fetching because ListOffsets is one batch short on some brokers, and the
-    position counts, not the last record: a transaction's marker takes an offset too.
+    The highwater comes from fetching because ListOffsets is one batch short on some brokers, and
+    the position counts, not the last record: a transaction's marker takes an offset too.
     """
 
     def __init__(self, brokers: str) -> None:

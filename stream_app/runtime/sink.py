@@ -13,14 +13,14 @@ Commit is a numbered recipe. ``exactly_once``, one Kafka transaction:
 1. send the outputs and wait until they are stored
 2. send the changelog rows as one record batch, which is appended whole or not at all
 
-A crash between the two repeats the outputs, with the same ids. Nothing is ever aborted by hand: after
-any outcome but success the memory is dropped, and fencing anew aborts what is open.
+A crash between the two repeats the outputs, with the same ids. Nothing is ever aborted by hand:
+after any outcome but success the memory is dropped, and fencing anew aborts what is open.
 """
 
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -223,7 +223,7 @@ class KafkaProducer:
     async def send(self, topic: str, partition: int, records: Sequence[Produced]) -> None:
         """Send records as few record batches as they fit in; return when they are stored."""
         assert self._producer is not None
-        futures = []
+        futures: list[Any] = []
         batch = self._producer.create_batch()
         for key, value, headers in records:
             if batch.append(key=key, value=value, timestamp=None, headers=headers) is None:
@@ -253,7 +253,7 @@ class KafkaProducer:
             with suppress(Exception):
                 await asyncio.wait_for(producer.stop(), _STOP_TIMEOUT_SECONDS)
 
-    async def _call(self, method: str, *args: object, **kwargs: object) -> object:
+    async def _call(self, method: str, *args: object, **kwargs: object) -> Any:
         """Call the client; every error of its own becomes a CommitError."""
         if self._producer is None:
             raise CommitError("the producer is not connected")

@@ -1,4 +1,4 @@
-"""The topics: what they must be like, making them, and saying what is wrong with those that exist."""
+"""The topics: what they must be like, making them, saying what is wrong with those there are."""
 
 from collections.abc import Mapping
 
@@ -85,7 +85,7 @@ def check(settings: Settings) -> list[str]:
     state, source = settings.state_topic, settings.topic("events")
     if not faults and counts[state] != counts[source]:
         faults.append(
-            f"{state} has {counts[state]} partitions, {source} has {counts[source]}: they must match"
+            f"{state} has {counts[state]} partitions, it must have {counts[source]} like {source}"
         )
     return faults
 
@@ -154,14 +154,14 @@ def _check_configs(
         retention = configs[source].get("retention.ms")
         if retention != _FOREVER:
             faults.append(
-                f"{source}: retention.ms is {retention}; a replay dates records in the past, so Kafka "
-                "would delete them: set it to -1"
+                f"{source}: retention.ms is {retention}; a replay dates records in the past, so "
+                "Kafka would delete them: set it to -1"
             )
     elif configs[source].get("message.timestamp.type") != "LogAppendTime":
         ahead = int(configs[source].get("message.timestamp.after.max.ms") or 0)
         if not 0 < ahead <= _HOUR_MS:
             faults.append(
-                f"{source}: one record dated far ahead would fire every timer. Set "
-                f"message.timestamp.type=LogAppendTime or message.timestamp.after.max.ms<={_HOUR_MS}"
+                f"{source}: one record dated far ahead would fire every timer. Set message."
+                f"timestamp.type=LogAppendTime, or message.timestamp.after.max.ms<={_HOUR_MS}"
             )
     return faults

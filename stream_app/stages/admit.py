@@ -1,7 +1,7 @@
 """Stage 2: drops repeats; owns consent and erasure, and hands them on.
 
-A user's row remembers the hashes of the last 32 events. An erased user's row gives way to one that is
-filed under a hash of the id and holds no more than the time of the erasure and "no consent".
+A user's row remembers the hashes of the last 32 events. An erased user's row gives way to one that
+is filed under a hash of the id and holds no more than the time of the erasure and "no consent".
 """
 
 from array import array
@@ -43,9 +43,9 @@ class Admission(msgspec.Struct):
         """Return the section that ``data`` holds, a fresh one for no data."""
         if not data:
             return cls(0, 0, 0, consent=True, ring=array("Q"))
-        *times_ms, flags = _HEADER.unpack_from(data)
+        newest_ms, erased_ms, consent_ms, flags = _HEADER.unpack_from(data)
         ring = array("Q", data[_HEADER.size :])
-        return cls(*times_ms, consent=bool(flags & _CONSENT), ring=ring)
+        return cls(newest_ms, erased_ms, consent_ms, bool(flags & _CONSENT), ring)
 
     def encode(self) -> bytes:
         """Return the section as bytes."""
@@ -55,10 +55,10 @@ class Admission(msgspec.Struct):
 
 
 def erased_key(user_id: str) -> str:
-    """Return the key under which the row of an erased user is filed: a hash in place of the id.
+    r"""Return the key under which the row of an erased user is filed: a hash in place of the id.
 
     >>> erased_key("anna")
-    '\\x006d90dd156e0805eb'
+    '\x006d90dd156e0805eb'
     """
     return "\x00" + format(event_hash("erased\x00" + user_id), "016x")
 
@@ -72,10 +72,10 @@ def admit(
     event the ring counts as empty, exactly when ``timers`` ends the row.
     """
     ttl_ms = settings.user_ttl_days * DAY_MS
-    received: list[Received] = []
-    for entry in decoded:
-        received.append(_admit_one(users, entry, ttl_ms) if type(entry) is Arrival else entry)
-    return received
+    return [
+        _admit_one(users, entry, ttl_ms) if isinstance(entry, Arrival) else entry
+        for entry in decoded
+    ]
 
 
 def expire(users: Sections[str, Admission], steps: Sequence[Step], settings: StageSettings) -> None:

@@ -1,7 +1,7 @@
 """Stage 1: bytes become an :class:`Arrival`, or a :class:`Reject` that says why not.
 
-One typed decoder is built once; what the schema cannot say (which fields a type of event needs, that
-the key is the user, that the event is not from the future) is checked behind it.
+One typed decoder is built once; what the schema cannot say (which fields a type of event needs,
+that the key is the user, that the event is not from the future) is checked behind it.
 """
 
 from collections.abc import Sequence
@@ -9,13 +9,11 @@ from collections.abc import Sequence
 import msgspec
 
 from stream_app.config import StageSettings
-from stream_app.event import EVENT_TYPES, Event, RejectReason, to_ms
+from stream_app.event import EVENT_TYPES, TIME_MS_MAX, TIME_MS_MIN, Event, RejectReason, to_ms
 from stream_app.hashing import partition_for
 from stream_app.steps import Arrival, Decoded, RawRecord, Reject, Tick
 
 _DECODER = msgspec.json.Decoder(Event)
-_TIME_MS_MIN = 946_684_800_000  # 2000-01-01
-_TIME_MS_MAX = 4_102_444_800_000  # 2100-01-01
 
 # What an event of a type needs beside event_id, type, user_id and timestamp.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -37,7 +35,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "recommend": (),
     "erase": (),
 }
-assert {*REQUIRED, "tick"} == set(EVENT_TYPES)  # noqa: S101 - a programmer's error, seen at import
+assert {*REQUIRED, "tick"} == set(EVENT_TYPES)
 
 
 def decode(
@@ -62,12 +60,12 @@ def decode(
     """
     decoded: list[Decoded] = []
     for record in records:
-        log_ms = max(log_ms, record.timestamp)
+        log_ms = max(log_ms, min(record.timestamp, TIME_MS_MAX))
         decoded.append(_decode_one(record, log_ms, partition, partitions, settings))
     return decoded
 
 
-def _decode_one(
+def _decode_one(  # noqa: PLR0911 - a return for each reason
     record: RawRecord, log_ms: int, partition: int, partitions: int, settings: StageSettings
 ) -> Decoded:
     value = record.value
@@ -98,7 +96,7 @@ def _decode_one(
     )
 
 
-def _fault(event: Event, time_ms: int, record: RawRecord) -> tuple[RejectReason, str] | None:
+def _fault(event: Event, time_ms: int, record: RawRecord) -> tuple[RejectReason, str] | None:  # noqa: PLR0911
     """Return what is wrong with a well-formed event, or None."""
     required = REQUIRED.get(event.type)
     if required is None:
@@ -111,7 +109,7 @@ def _fault(event: Event, time_ms: int, record: RawRecord) -> tuple[RejectReason,
             return "bad_id", f"{field} must be printable and not blank"
     if event.item_id is not None and (event.item_id.isspace() or not event.item_id.isprintable()):
         return "bad_id", "item_id must be printable and not blank"
-    if not _TIME_MS_MIN <= time_ms < _TIME_MS_MAX:
+    if not TIME_MS_MIN <= time_ms < TIME_MS_MAX:
         return "bad_time", f"timestamp {time_ms} ms is not between the years 2000 and 2100"
     if record.key is None:
         return "no_key", "the record's key must be the user_id"

@@ -1,7 +1,7 @@
 """Stage 10: records with ids, causes and CloudEvents headers; rejects go to the dead-letter topic.
 
-An output's id is made of its source's topic, partition and offset and the kind of output, so the same
-record gives the same id however often it is processed. The user's row keeps the last three
+An output's id is made of its source's topic, partition and offset and the kind of output, so the
+same record gives the same id however often it is processed. The user's row keeps the last three
 recommendations, to join impressions, clicks and purchases to what was shown.
 """
 
@@ -11,7 +11,7 @@ from struct import Struct
 import msgspec
 
 from stream_app.codec import Sections
-from stream_app.event import Cause, RankedItem, Recommendation, encode, rfc3339
+from stream_app.event import TIME_MS_MAX, Cause, RankedItem, Recommendation, encode, rfc3339
 from stream_app.hashing import event_hash
 from stream_app.steps import (
     SOURCES,
@@ -19,6 +19,7 @@ from stream_app.steps import (
     Batch,
     Due,
     OutputRecord,
+    Outside,
     Ranked,
     Reject,
     Request,
@@ -72,8 +73,7 @@ def emit(
     batch: Batch,
     steps: Sequence[Step],
     ranked: Sequence[Ranked],
-    catalog_version: str,
-    service_level: int,
+    outside: Outside,
 ) -> list[OutputRecord]:
     """Return the records that a batch gives rise to, in the order of what caused them.
 
@@ -84,7 +84,7 @@ def emit(
     for place, step in enumerate(steps):
         answer = answers.get(place)
         if answer is not None and (answer.places or answer.request.asked):
-            records.append(_recommend(users, batch, answer, catalog_version, service_level))
+            records.append(_recommend(users, batch, answer, outside))
         if type(step) is Reject:
             records.append(_dead_letter(batch, step))
         elif type(step) is Admitted and not step.profiled and not step.untouchable:
@@ -117,8 +117,7 @@ def _recommend(
     users: Sections[str, Notes],
     batch: Batch,
     answer: Ranked,
-    catalog_version: str,
-    service_level: int,
+    outside: Outside,
 ) -> OutputRecord:
     request, scored = answer.request, answer.scored
     arrival = request.arrival
@@ -143,9 +142,9 @@ def _recommend(
         model=scored.model,
         model_version=scored.model_version,
         fallback_level=scored.fallback_level,
-        service_level=service_level,
+        service_level=outside.service_level,
         variant=answer.variant,
-        catalog_version=catalog_version,
+        catalog_version=outside.catalog_version,
     )
     if request.profiled:
         notes = users.touch(request.key).notes
@@ -159,10 +158,9 @@ def _recommend(
 def _dead_letter(batch: Batch, reject: Reject) -> OutputRecord:
     record = reject.record
     identity = f"{batch.topic}-{batch.partition}-{record.offset}-dead-letter"
+    time_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
     headers = (
-        *_cloud_event(
-            batch, identity, "dead-letter", max(record.timestamp, 0), b"application/octet-stream"
-        ),
+        *_cloud_event(batch, identity, "dead-letter", time_ms, b"application/octet-stream"),
         ("reject_reason", reject.reason.encode()),
         ("reject_detail", reject.detail[:DETAIL_CHARACTERS_MAX].encode(errors="replace")),
         ("source_topic", batch.topic.encode()),

@@ -1,8 +1,9 @@
 """Stage 4: what is known of a user: history, session, activity and spending, one class each.
 
-Each class has ``update(event)`` and a value as of a moment. What is handed on is a :class:`UserView`,
-an immutable copy as of one record, never a reference into the state. Numbers are held in arrays and
-structs of the width in which they are stored, so they are rounded when they are updated.
+Each class has ``update(event)`` and a value as of a moment. What is handed on is a
+:class:`UserView`, an immutable copy as of one record, never a reference into the state. Numbers are
+held in arrays and structs of the width in which they are stored, so they are rounded when they are
+updated.
 """
 
 from array import array
@@ -99,7 +100,8 @@ class Session(msgspec.Struct):
     def update(self, event: Event, second: int, gap_s: int) -> None:
         """Count an event; one that is older than the session counts as part of it."""
         session = event_hash(event.session_id) if event.session_id is not None else 0
-        if session != self.session or second > self.last_s + gap_s:
+        other = session != self.session and second >= self.start_s
+        if other or second > self.last_s + gap_s:
             self.session, self.start_s, self.last_s = session, second, second
             self.events = self.views = self.carts = self.purchases = 0
         self.last_s = max(self.last_s, second)

@@ -1,8 +1,8 @@
-"""Stage 9: rules, and nothing but rules: what may be shown, how much of a kind, and what is explored.
+"""Stage 9: rules, nothing but rules: what may be shown, how much of a kind, what is explored.
 
-In order: items that must not be shown leave; the rest stand by score, equal scores by the hash of the
-id; caps per category and merchant pass over what is one too many; in a share of the requests, drawn by
-a keyed hash of the event's id, the last place goes to a candidate from below the cut.
+In order: items that must not be shown leave; the rest stand by score, equal scores by the hash of
+the id; caps per category and merchant pass over what is one too many; in a share of the requests,
+drawn by a keyed hash of the event's id, the last place goes to a candidate from below the cut.
 """
 
 from collections import Counter

@@ -1,8 +1,9 @@
 """Stage 8: scores each candidate of a request; the last link of the fallback chain is a formula.
 
 The formula is linear in the candidates' features, with weights set by hand. It needs no model, no
-history and no file, so it answers when nothing else can; its name stands in the output as the fallback
-level. Beware of reading its scores as probabilities: they only order the candidates of one request.
+history and no file, so it answers when nothing else can; its name stands in the output as the
+fallback level. Beware of reading its scores as probabilities: they only order the candidates of one
+request.
 """
 
 from collections.abc import Sequence

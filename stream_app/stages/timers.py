@@ -1,11 +1,11 @@
 """Stage 3: puts what falls due between two events between them, as :class:`Due` records.
 
-Log time fires timers: the highest Kafka record timestamp so far. This stage alone sets and fires them,
-by fixed rules on the events, so no later stage ever has to reach back. It also bounds the item rows:
-the item with the lowest decayed count leaves when there are too many.
+Log time fires timers: the highest Kafka record timestamp so far. This stage alone sets and fires
+them, by fixed rules on the events, so no later stage ever has to reach back. It also bounds the
+item rows: the item with the lowest decayed count leaves when there are too many.
 
-Kinds of timer so far: ``expiry`` of users and items, at ``user_ttl_days`` and ``item_ttl_days`` of log
-time without an event, and ``evict``, of an item that makes room for another.
+Kinds of timer so far: ``expiry`` of users and items, at ``user_ttl_days`` and ``item_ttl_days`` of
+log time without an event, and ``evict``, of an item that makes room for another.
 """
 
 import heapq
@@ -18,6 +18,7 @@ import msgspec
 
 from stream_app.codec import Sections
 from stream_app.config import DAY_MS, StageSettings
+from stream_app.event import TIME_MS_MAX
 from stream_app.hashing import id_hash
 from stream_app.steps import Admitted, Due, RawRecord, Received, Step
 
@@ -65,8 +66,8 @@ class UserTimers(msgspec.Struct):
 class ItemTimers(msgspec.Struct):
     """When an item expires, its newest event's log time, both in ms, and its decayed count.
 
-    ``score`` is log2 of the sum of 2^(t / half-life) over its events, so comparing two items needs no
-    common time. (Forward decay: Cormode et al., "Forward Decay", ICDE 2009.)
+    ``score`` is log2 of the sum of 2^(t / half-life) over its events, so comparing two items needs
+    no common time. (Forward decay: Cormode et al., "Forward Decay", ICDE 2009.)
     """
 
     due_ms: int = 0
@@ -127,8 +128,8 @@ class Cut(NamedTuple):
 def cut(timers: Timers, records: Sequence[RawRecord], log_ms: int, records_max: int) -> Cut:
     """Return what the next batch is, before anything is decoded.
 
-    A batch is either timers alone, at most 512, or a slice of the records that spans at most 7 days of
-    log time and ends before the record at which more than 512 timers of the heap would be due.
+    A batch is either timers alone, at most 512, or a slice of the records that spans at most 7 days
+    of log time and ends before the record at which more than 512 timers of the heap would be due.
 
     Parameters
     ----------
@@ -142,14 +143,14 @@ def cut(timers: Timers, records: Sequence[RawRecord], log_ms: int, records_max: 
         The longest slice.
     """
     heap = timers.heap
-    first_ms = max(log_ms, records[0].timestamp)
+    first_ms = max(log_ms, min(records[0].timestamp, TIME_MS_MAX))
     if heap and heap[0][0] <= first_ms:
         return Cut(0, first_ms)
     taken: list[HeapEntry] = []
     count = 0
     now_ms = log_ms
     for record in records[:records_max]:
-        now_ms = max(now_ms, record.timestamp)
+        now_ms = max(now_ms, min(record.timestamp, TIME_MS_MAX))
         if count and now_ms - first_ms >= SLICE_MS_MAX:
             break
         while heap and heap[0][0] <= now_ms and len(taken) <= DUE_MAX:
@@ -167,8 +168,8 @@ def fire(
 ) -> list[Due]:
     """Return the timers that are due at ``until_ms``, at most ``limit``, by due time and key.
 
-    Firing clears a timer's slot or re-arms it. The expiry of a row that has been used since it was set
-    is put off, which is no firing but counts towards the limit.
+    Firing clears a timer's slot or re-arms it. The expiry of a row that has been used since it was
+    set is put off, which is no firing but counts towards the limit.
     """
     fired: list[Due] = []
     heap = timers.heap
@@ -261,9 +262,9 @@ def _expire_item(timers: Timers, item: int, due_ms: int, settings: StageSettings
 def _evict(timers: Timers, log_ms: int) -> Due:
     """Remove the item with the lowest decayed count; ties go by the hash of the id.
 
-    An item's count only grows while its row lives, so an entry of the queue may understate its item:
-    then it is put back as it stands now. An entry that overstates is of an item that left and came
-    back, which has been queued again.
+    An item's count only grows while its row lives, so an entry of the queue may understate its
+    item: then it is put back as it stands now. An entry that overstates is of an item that left and
+    came back, which has been queued again.
     """
     if not timers.leavers:
         timers.leavers = [(section.score, item) for item, section in timers.items.scan()]

@@ -1,0 +1,254 @@
+"""The bounded tables that candidates come from: repeats of a user, facts of an item, top lists.
+
+Popularity is kept by forward decay (Cormode et al., "Forward Decay", ICDE 2009) as log2 of the sum
+of 2^(t / half-life): it needs no upkeep, and items compare without a common time, so a list of the
+top 100 stays exact while counts only grow.
+"""
+
+import math
+from array import array
+from struct import Struct
+
+import msgspec
+
+REPEATS_SIZE = 50
+NEIGHBOURS_SIZE = 20
+TOP_SIZE = 100
+
+DAY_S = 86_400
+# Chosen on the baskets of completejourney before 2017-11-05: see docs/results/completejourney.md.
+REPEAT_HALF_LIFE_S = 60 * DAY_S
+NEIGHBOUR_HALF_LIFE_S = 90 * DAY_S
+POPULAR_HALF_LIFE_S = 30 * DAY_S
+TRENDING_HALF_LIFE_S = 2 * DAY_S
+TRIP_S = 3_600  # purchases of an item within one shopping trip count once
+GAP_WEIGHT = 0.3  # of the newest gap in a personal gap
+
+_ITEM = Struct("<ddIfBH")  # popular, trending, reference second, outgoing, neighbours, id's bytes
+ITEM_BYTES_MAX = _ITEM.size + 4 * 128 + NEIGHBOURS_SIZE * 12
+_REPEATS = Struct("<q")
+REPEATS_BYTES_MAX = _REPEATS.size + REPEATS_SIZE * 20
+_TOP = Struct("<ddHH")
+_TOP_ENTRY = Struct("<Qd")
+TOP_BYTES_MAX = _TOP.size + 2 * TOP_SIZE * _TOP_ENTRY.size
+# Neighbour weights grow as 2^(t / half-life) from a row's reference second; single precision ends
+# at 2^127, so a row is rescaled long before.
+_RESCALE_HALF_LIVES = 32
+
+
+class Repeats(msgspec.Struct):
+    """What a user buys again: at most 50 items, the lowest decayed count leaves.
+
+    For each item its count, decayed to its last purchase, the second of that, and the mean gap
+    between purchases in days (-1 before there is one). ``answered_ms`` is the event time of the
+    last recommendation that nobody asked for.
+
+    >>> repeats = Repeats.decode(b"")
+    >>> repeats.update(7, 0), repeats.update(7, 86_400 * 6)
+    (None, None)
+    >>> round(repeats.counts[0], 3), repeats.gaps[0]
+    (1.933, 6.0)
+    """
+
+    answered_ms: int
+    items: "array[int]"
+    counts: "array[float]"
+    last_s: "array[int]"
+    gaps: "array[float]"
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Repeats":
+        """Return the section that ``data`` holds, a fresh one for no data."""
+        (answered_ms,) = _REPEATS.unpack_from(data) if data else (0,)
+        columns = data[_REPEATS.size :]
+        n = len(columns) // 20
+        return cls(
+            answered_ms,
+            array("Q", columns[: 8 * n]),
+            array("f", columns[8 * n : 12 * n]),
+            array("I", columns[12 * n : 16 * n]),
+            array("f", columns[16 * n :]),
+        )
+
+    def encode(self) -> bytes:
+        """Return the section as bytes, a column after the other."""
+        columns = (self.items, self.counts, self.last_s, self.gaps)
+        return _REPEATS.pack(self.answered_ms) + b"".join([c.tobytes() for c in columns])
+
+    def update(self, item: int, second: int) -> None:
+        """Enter a purchase; one older than the item's last counts for what is left of it."""
+        if item not in self.items:
+            self._enter(item, second)
+            return
+        place = self.items.index(item)
+        gap_s = second - self.last_s[place]
+        if abs(gap_s) <= TRIP_S:
+            return
+        faded = 2.0 ** (-abs(gap_s) / REPEAT_HALF_LIFE_S)
+        if gap_s < 0:
+            self.counts[place] += faded
+            return
+        self.counts[place] = self.counts[place] * faded + 1.0
+        gap_days, mean = gap_s / DAY_S, self.gaps[place]
+        self.gaps[place] = gap_days if mean < 0 else mean + GAP_WEIGHT * (gap_days - mean)
+        self.last_s[place] = second
+
+    def _enter(self, item: int, second: int) -> None:
+        if len(self.items) == REPEATS_SIZE:
+            # log2 of the count as of any common time, so the order needs no time at all.
+            logs = [
+                math.log2(count) + last_s / REPEAT_HALF_LIFE_S
+                for count, last_s in zip(self.counts, self.last_s, strict=True)
+            ]
+            least = min(logs)
+            lowest = min(
+                (place for place, log in enumerate(logs) if log == least),
+                key=self.items.__getitem__,
+            )
+            for column in (self.items, self.counts, self.last_s, self.gaps):
+                del column[lowest]
+        self.items.append(item)
+        self.counts.append(1.0)
+        self.last_s.append(second)
+        self.gaps.append(-1.0)
+
+
+class ItemFacts(msgspec.Struct):
+    """An item's id, how much it is wanted, and what users went on to from it.
+
+    ``popular`` and ``trending`` are log2 of forward-decayed counts. ``outgoing`` is the weight of
+    all transitions, ``weights`` that of each neighbour, in units of 2^((t - reference_s) /
+    half-life).
+    """
+
+    item_id: str
+    popular: float
+    trending: float
+    reference_s: int
+    outgoing: "array[float]"
+    neighbours: "array[int]"
+    weights: "array[float]"
+
+    @classmethod
+    def decode(cls, data: bytes) -> "ItemFacts":
+        """Return the section that ``data`` holds, a fresh one for no data."""
+        if not data:
+            empty = array("f", (0.0,)), array("Q"), array("f")
+            return cls("", -math.inf, -math.inf, 0, *empty)
+        popular, trending, reference_s, outgoing, n, length = _ITEM.unpack_from(data)
+        start = _ITEM.size + length
+        return cls(
+            data[_ITEM.size : start].decode(),
+            popular,
+            trending,
+            reference_s,
+            array("f", (outgoing,)),
+            array("Q", data[start : start + 8 * n]),
+            array("f", data[start + 8 * n :]),
+        )
+
+    def encode(self) -> bytes:
+        """Return the section as bytes."""
+        name = self.item_id.encode()
+        header = _ITEM.pack(
+            self.popular,
+            self.trending,
+            self.reference_s,
+            self.outgoing[0],
+            len(self.neighbours),
+            len(name),
+        )
+        return header + name + self.neighbours.tobytes() + self.weights.tobytes()
+
+    def went_on_to(self, item: int, second: int, weight: float) -> None:
+        """Count a transition; of more than 20 neighbours the lightest gives way."""
+        exponent = (second - self.reference_s) / NEIGHBOUR_HALF_LIFE_S
+        if not self.neighbours:
+            self.reference_s, exponent = second, 0.0
+        elif exponent > _RESCALE_HALF_LIVES:
+            factor = 2.0**-exponent
+            self.outgoing[0] *= factor
+            self.weights = array("f", [w * factor for w in self.weights])
+            self.reference_s, exponent = second, 0.0
+        gain = weight * 2.0**exponent
+        self.outgoing[0] += gain
+        weights = self.weights
+        if item in self.neighbours:
+            weights[self.neighbours.index(item)] += gain
+        elif len(weights) < NEIGHBOURS_SIZE:
+            self.neighbours.append(item)
+            weights.append(gain)
+        else:
+            place = weights.index(min(weights))
+            self.neighbours[place] = item
+            weights[place] = gain
+
+
+class TopLists(msgspec.Struct):
+    """The partition's 100 most wanted items, over a long and a short half-life, and the totals.
+
+    Scores are log2 of forward-decayed counts, so the share of an item is 2^(score - total).
+    """
+
+    popular_total: float
+    trending_total: float
+    popular: dict[int, float]
+    trending: dict[int, float]
+
+    @classmethod
+    def decode(cls, data: bytes) -> "TopLists":
+        """Return the section that ``data`` holds, a fresh one for no data."""
+        if not data:
+            return cls(-math.inf, -math.inf, {}, {})
+        popular_total, trending_total, n, _ = _TOP.unpack_from(data)
+        middle = _TOP.size + n * _TOP_ENTRY.size
+        return cls(
+            popular_total,
+            trending_total,
+            dict(_TOP_ENTRY.iter_unpack(data[_TOP.size : middle])),
+            dict(_TOP_ENTRY.iter_unpack(data[middle:])),
+        )
+
+    def count(self, item: int, facts: ItemFacts, second: int, weight: float) -> None:
+        """Count an event towards what is popular and what is trending."""
+        lift = math.log2(weight)
+        now = second / POPULAR_HALF_LIFE_S + lift
+        facts.popular = _log_add(facts.popular, now)
+        self.popular_total = _log_add(self.popular_total, now)
+        _rank(self.popular, item, facts.popular)
+        now = second / TRENDING_HALF_LIFE_S + lift
+        facts.trending = _log_add(facts.trending, now)
+        self.trending_total = _log_add(self.trending_total, now)
+        _rank(self.trending, item, facts.trending)
+
+    def remove(self, item: int) -> None:
+        """Strike an item that is no more; the lists stay short until others rise."""
+        self.popular.pop(item, None)
+        self.trending.pop(item, None)
+
+    def encode(self) -> bytes:
+        """Return the section as bytes, entries by hash."""
+        head = _TOP.pack(
+            self.popular_total, self.trending_total, len(self.popular), len(self.trending)
+        )
+        entries = [*sorted(self.popular.items()), *sorted(self.trending.items())]
+        return head + b"".join([_TOP_ENTRY.pack(*entry) for entry in entries])
+
+
+def _log_add(a: float, b: float) -> float:
+    """Return log2(2^a + 2^b)."""
+    high, low = (a, b) if a > b else (b, a)
+    return high + math.log2(1.0 + 2.0 ** (low - high))
+
+
+def _rank(top: dict[int, float], item: int, score: float) -> None:
+    """Enter an item's new score into a top list, whose lowest leaves for a higher one."""
+    if item in top or len(top) < TOP_SIZE:
+        top[item] = score
+        return
+    if score < min(top.values()):
+        return
+    lowest = min(zip(top.values(), top, strict=True))
+    if (score, item) > lowest:
+        del top[lowest[1]]
+        top[item] = score
