@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError
 
 from benchmarks.harness import (
     Sent,
     WorkerProcess,
     clicks,
+    committed,
     judge,
     oracle,
     produce,
@@ -80,21 +79,11 @@ class Progress:
         moved = loop.time()
         while self.target is None or self.done < self.target:
             await asyncio.sleep(POLL_SECONDS)
-            done = await asyncio.to_thread(self._committed)
+            done = max(await asyncio.to_thread(committed, self._settings), self.done)
             now = loop.time()
             if done != self.done:
                 self.done, moved = done, now
             self.longest_stall = max(self.longest_stall, now - moved)
-
-    def _committed(self) -> int:
-        """Return how many records of the source the group has committed."""
-        try:
-            with KafkaAdminClient(bootstrap_servers=self._settings.brokers) as admin:
-                offsets = admin.list_group_offsets([self._settings.app])
-        except KafkaError:  # the group is not there yet, or its coordinator is busy
-            return self.done
-        found = offsets.get(self._settings.app, {})
-        return sum(entry.offset for entry in found.values() if entry.offset > 0)
 
 
 async def chaos(brokers: str, guarantee: Guarantee, kills: int, seed: int, folder: Path) -> Report:

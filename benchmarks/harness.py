@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.event import Event, encode
@@ -206,6 +208,16 @@ async def read_log(
     return logs
 
 
+def committed(settings: Settings) -> int:
+    """Return how many offsets of the source the group has committed; 0 while nobody can say."""
+    try:
+        with KafkaAdminClient(bootstrap_servers=settings.brokers) as admin:
+            offsets = admin.list_group_offsets([settings.app])
+    except KafkaError:  # the group is not there yet, or its coordinator is busy
+        return 0
+    return sum(max(entry.offset, 0) for entry in offsets.get(settings.app, {}).values())
+
+
 class Expected(msgspec.Struct):
     """What one pass over the logs gives: outputs by id, state digests, accounting."""
 
@@ -327,6 +339,22 @@ class WorkerProcess:
         """Send a signal, if there is somebody to receive it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(name)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the process to end by itself; return the exit code.
+
+        Raises
+        ------
+        subprocess.TimeoutExpired
+            When it has not ended in time; it is killed then.
+        """
+        assert self._process is not None, "the worker was not started"
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
 
     def end(self, name: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Send a signal and wait for the end; return the exit code."""

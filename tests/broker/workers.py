@@ -1,0 +1,68 @@
+"""What the broker tests share: settings and topics of their own, and workers on them."""
+
+import asyncio
+import time
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.harness import Sent, WorkerProcess, committed, produce, spoil
+from benchmarks.harness import clicks as shop_clicks
+from stream_app.config import Guarantee, Settings, load
+from stream_app.runtime import topics
+
+PARTITIONS = 4
+DEADLINE_SECONDS = 60.0
+
+
+class Scene(msgspec.Struct):
+    """One test's topics on the broker: settings, and the environment of a worker that uses them."""
+
+    settings: Settings
+    environment: dict[str, str]
+    log: Path
+
+    def worker(self, **over: str) -> WorkerProcess:
+        """Return a worker, not yet started, with settings changed as given."""
+        return WorkerProcess({**self.environment, **over}, self.log)
+
+    def send(self, count: int, seed: int = 1) -> list[Sent]:
+        """Send made-up events without faults; return them."""
+        records, _ = spoil(shop_clicks(count, seed), seed, PARTITIONS, duplicates=0, broken=0)
+        asyncio.run(produce(self.settings, records, PARTITIONS))
+        return records
+
+    def wait(self, target: int) -> int:
+        """Wait until so many offsets are committed; return how many are."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        done = committed(self.settings)
+        while done < target and time.monotonic() < deadline:
+            time.sleep(0.2)
+            done = committed(self.settings)
+        return done
+
+    def said(self) -> str:
+        """Return what the workers have printed."""
+        return self.log.read_text()
+
+
+def scene(brokers: str, name: str, folder: Path, guarantee: Guarantee = "exactly_once") -> Scene:
+    """Make a test's topics."""
+    settings = load(
+        brokers=brokers,
+        topic_prefix=f"{name}.",
+        app=f"app-{name}",
+        guarantee=guarantee,
+        partitions=PARTITIONS,
+        replay=True,
+    )
+    topics.create(settings)
+    environment = {
+        "STREAM_APP_BROKERS": brokers,
+        "STREAM_APP_TOPIC_PREFIX": f"{name}.",
+        "STREAM_APP_APP": f"app-{name}",
+        "STREAM_APP_GUARANTEE": guarantee,
+        "STREAM_APP_REPLAY": "true",
+        "STREAM_APP_SESSION_TIMEOUT_SECONDS": "6",
+    }
+    return Scene(settings, environment, folder / "worker.log")
