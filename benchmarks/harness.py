@@ -324,6 +324,12 @@ class WorkerProcess:
         """Whether the process runs, or is stopped but not dead."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        assert self._process is not None, "the worker was not started"
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process."""
         with self._log.open("ab") as log:

@@ -22,7 +22,7 @@ from mode import CrashingSupervisor
 
 from stream_app.clock import monotonic_seconds, now_ms
 from stream_app.config import Settings
-from stream_app.errors import ConfigError, StreamAppError
+from stream_app.errors import ConfigError, StreamAppError, TopicError
 from stream_app.event import Item
 from stream_app.pipeline import Outputs
 from stream_app.runtime.changelog import KafkaReader
@@ -179,8 +179,14 @@ class StreamApp(BatchApp):
                 "stopped one that wakes up would overwrite newer state. Set guarantee = "
                 "'exactly_once', or stop the other worker"
             )
-        positions = await self.worker.assign(partitions)
         topic = self.settings.topic("events")
+        now = (await asyncio.to_thread(topology, self.settings)).partitions[topic]
+        if now != total:
+            raise TopicError(
+                f"{topic} has {now} partitions now, it had {total} when the worker started: a "
+                "user's key falls elsewhere. Start a new `app` name, which rebuilds the state from the log"
+            )
+        positions = await self.worker.assign(partitions)
         return {TP(topic, partition): offset for partition, offset in positions.items()}
 
     def start_processing(self) -> None:

@@ -170,6 +170,7 @@ class PartitionTask:
             )
         self.status = Status.RESTORED
         self._next = position
+        self._paused = False  # an assignment resumes every partition
         self.progress = self.last_record = loop.time()
         logger.info("partition %d: restored, at offset %d", self.partition, position)
         return position

@@ -146,6 +146,8 @@ class Worker:
                 metrics.POSITION.labels(partition).set(task.state.ledger.position)
                 for kind, count in task.state.sizes.items():
                     metrics.ROWS.labels(partition, kind).set(count)
+            if task.status in (Status.ASSIGNED, Status.FENCED, Status.REVOKED):
+                continue  # restoring a large state is no stall
             if lag and now - task.progress > self.settings.stall_seconds:
                 raise StalledError(
                     f"partition {partition}: {lag} records wait and nothing was committed for "

@@ -6,7 +6,6 @@ co-visitation), what is trending, and what is popular. :mod:`stream_app.tables` 
 
 import math
 from collections.abc import Sequence
-from heapq import nlargest
 
 import msgspec
 
@@ -129,13 +128,13 @@ def _pool(tables: Tables, place: int, step: Admitted, view: UserView) -> Request
     followers = _followers(tables, view) if step.profiled else {}
     if repeats is not None:
         sources = dict.fromkeys(repeats.items, _REPEAT)
-    fresh = [item for item in followers if item not in sources]
-    for item in nlargest(POOL_NEIGHBOURS, fresh, key=lambda i: (followers[i], -i)):
+    fresh = {item: share for item, share in followers.items() if item not in sources}
+    for item in _best(fresh, POOL_NEIGHBOURS):
         sources[item] = 0
     if step.profiled:
-        for item in nlargest(POOL_TRENDING, top.trending, key=lambda i: (top.trending[i], -i)):
+        for item in _best(top.trending, POOL_TRENDING):
             sources[item] = sources.get(item, 0) | _TRENDING
-    for item in nlargest(POOL_POPULAR, top.popular, key=lambda i: (top.popular[i], -i)):
+    for item in _best(top.popular, POOL_POPULAR):
         sources[item] = sources.get(item, 0) | _POPULAR
     items, item_ids, rows, bits = [], [], [], []
     personal = _personal_features(repeats, now_s) if repeats is not None else {}
@@ -160,6 +159,13 @@ def _pool(tables: Tables, place: int, step: Admitted, view: UserView) -> Request
         tuple(bits),
         tuple([bool(bit & _REPEAT) for bit in bits]),
     )
+
+
+def _best(scores: dict[int, float], count: int) -> list[int]:
+    """Return the items with the highest scores, the best first; ties by the hash."""
+    return [
+        item for _, item in sorted(zip(scores.values(), scores, strict=True), reverse=True)[:count]
+    ]
 
 
 def _followers(tables: Tables, view: UserView) -> dict[int, float]:

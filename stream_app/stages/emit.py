@@ -167,7 +167,7 @@ def _dead_letter(batch: Batch, reject: Reject) -> OutputRecord:
         ("source_partition", b"%d" % batch.partition),
         ("source_offset", b"%d" % record.offset),
         ("source_timestamp", b"%d" % record.timestamp),
-        *((f"source_header.{name}", value) for name, value in record.headers),
+        *((f"source_header.{name}", value or b"") for name, value in record.headers),
     )
     return OutputRecord("dead_letter", record.key, record.value, headers)
 

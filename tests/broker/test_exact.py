@@ -55,7 +55,7 @@ def test_faults_are_found(name: str, value: object) -> None:
 
 @pytest.mark.timeout(240)
 def test_two_workers_survive_kills_and_a_zombie(kafka: KafkaServer, tmp_path: Path) -> None:
-    """Two SIGKILLs and a zombie in `exactly_once` lose nothing, repeat nothing, leave state right."""
+    """Two SIGKILLs and a zombie lose nothing, repeat nothing and leave the state right."""
     report = asyncio.run(chaos(kafka.bootstrap, "exactly_once", 3, 11, tmp_path))
     assert report.zombies == 1
     assert (report.lost, report.repeated, report.state_wrong) == (0, 0, 0)

@@ -1,6 +1,7 @@
 """A worker process on a real Kafka: stopping, starting again, refusing, and what it shows."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -217,3 +218,27 @@ def test_topics_check(shown: Scene) -> None:
     assert _cli(shown, "topics", "check").returncode == 0
     live = _cli(shown, "topics", "check")
     assert "as they must be" in live.stdout
+
+
+def test_processes_are_started_again_and_stopped(kafka: KafkaServer, tmp_path: Path) -> None:
+    """`worker --processes 2` starts a killed process again, and SIGTERM ends them all."""
+    stage = scene(kafka.bootstrap, "processes", tmp_path)
+    count = len(stage.send(2_000))
+    parent = stage.worker(STREAM_APP_PROCESSES="2")
+    parent.start()
+    assert stage.wait(500) >= 500
+    victim = _children(parent.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    assert stage.wait(count) == count, stage.said()
+    assert victim not in _children(parent.pid)
+    assert len(_children(parent.pid)) == 2
+    children = _children(parent.pid)
+    began = time.monotonic()
+    assert parent.end() == 0
+    assert time.monotonic() - began < STOP_SECONDS + 1
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert _is_exact(stage)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
