@@ -184,7 +184,7 @@ class StreamApp(BatchApp):
         if now != total:
             raise TopicError(
                 f"{topic} has {now} partitions now, it had {total} when the worker started: a "
-                "user's key falls elsewhere. Start a new `app` name, which rebuilds the state from the log"
+                "user's key falls elsewhere. Start a new `app` name, which rebuilds the state"
             )
         positions = await self.worker.assign(partitions)
         return {TP(topic, partition): offset for partition, offset in positions.items()}

@@ -23,7 +23,7 @@ from tests.broker.workers import PARTITIONS, Scene, scene
 STOP_SECONDS = 5.0
 
 
-def _is_exact(stage: Scene) -> bool:
+def is_exact(stage: Scene) -> bool:
     """Whether outputs and state are those of a one-pass oracle, and no id came twice."""
     settings = stage.settings
     described = topics.topology(settings)
@@ -53,7 +53,7 @@ def test_sigterm_commits_and_stops(kafka: KafkaServer, tmp_path: Path) -> None:
     worker.start()
     assert stage.wait(count) == count
     worker.end()
-    assert _is_exact(stage)
+    assert is_exact(stage)
 
 
 def test_second_worker_takes_its_share(kafka: KafkaServer, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_second_worker_takes_its_share(kafka: KafkaServer, tmp_path: Path) -> No
     assert second.end() == 0, stage.said()
     assert stage.wait(count) == count, stage.said()
     assert first.end() == 0
-    assert _is_exact(stage)
+    assert is_exact(stage)
 
 
 def test_at_least_once_refuses_a_second_worker(kafka: KafkaServer, tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_processes_are_started_again_and_stopped(kafka: KafkaServer, tmp_path: P
     assert parent.end() == 0
     assert time.monotonic() - began < STOP_SECONDS + 1
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert _is_exact(stage)
+    assert is_exact(stage)
 
 
 def _children(pid: int) -> list[int]:
