@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -52,6 +53,7 @@ def _settings(**overrides: object) -> Settings:
     return settings
 
 
+Source = Literal["completejourney", "jsonl"]
 Brokers = Annotated[str | None, typer.Option(help="host:port, more after commas")]
 
 
@@ -160,6 +162,54 @@ def topics_check(brokers: Brokers = None) -> None:
     if faults:
         raise typer.Exit(1)
     console.print("all topics are as they must be")
+
+
+@app.command()
+def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
+    source: Annotated[Source, typer.Option(help="where they come from")],
+    brokers: Brokers = None,
+    file: Annotated[Path | None, typer.Option(help="of jsonl; else standard input")] = None,
+    households: Annotated[int | None, typer.Option(min=1, help="of completejourney")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="records at most")] = None,
+    rate: Annotated[float | None, typer.Option(help="records a second")] = None,
+    speedup: Annotated[float | None, typer.Option(help="times as fast as it happened")] = None,
+    *,
+    now: Annotated[bool, typer.Option("--now", help="date events by when they are sent")] = False,
+) -> None:
+    """Produce events and print how many the broker has acknowledged.
+
+    With replay = true records carry the events' own times. Otherwise they carry the time of
+    sending, and events older than that by more than stages.lateness_ms_max are late: they are
+    learned from, but nothing is recommended. Date old ones anew with --now.
+
+    Example: stream-app produce --source completejourney --households 50 --rate 100 --now
+    """
+    from stream_app.ops import produce as producing  # noqa: PLC0415 - imports the clients
+
+    order = producing.Order(
+        source=source,
+        file=file,
+        households=households,
+        limit=limit,
+        rate=rate,
+        speedup=speedup,
+        now=now,
+    )
+    made = producing.run(_settings(brokers=brokers), order)
+    Console().print(f"{made.acknowledged} records acknowledged in {made.seconds:.1f} s")
+
+
+@app.command()
+def demo(
+    events: Annotated[str, typer.Option(help="about how many, or all")] = "200000",
+    *,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object only")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="leave all up until Ctrl-C")] = False,
+) -> None:
+    """Watch recommendations of a real shop's year, on a broker and a worker of the demo's own."""
+    from stream_app.ops import demo as show  # noqa: PLC0415 - imports the clients
+
+    raise typer.Exit(show.run(events, as_json=json, keep=keep))
 
 
 @app.command()

@@ -5,10 +5,11 @@
 ``STREAM_APP_CONFIG`` names.
 """
 
+import json
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -108,8 +109,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic passes it
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments first, then the environment, then the file."""
-        file = os.environ.get("STREAM_APP_CONFIG", "stream_app.toml")
-        toml = TomlConfigSettingsSource(settings_cls, toml_file=Path(file))
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=_file())
         return init_settings, env_settings, toml
 
     def topic(self, logical: str) -> str:
@@ -131,34 +131,51 @@ def load(**overrides: object) -> Settings:
     ConfigError
         With a line for each wrong setting: its name, its value and what is allowed.
     """
-    _refuse_unknown_variables()
+    _check_variables()
+    if _FILE_VARIABLE in os.environ and not _file().is_file():
+        raise ConfigError(f"{_FILE_VARIABLE} = {str(_file())!r}: there is no such file")
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [_explain(dict(entry)) for entry in error.errors()]
         raise ConfigError("wrong settings:\n  " + "\n  ".join(lines)) from None
-    except tomllib.TOMLDecodeError as error:
-        file = os.environ.get("STREAM_APP_CONFIG", "stream_app.toml")
-        raise ConfigError(f"{file} is not TOML: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{_file()} is not TOML: {error}") from None
+
+
+_FILE_VARIABLE = "STREAM_APP_CONFIG"
+_SECTIONS: dict[str, type[BaseModel]] = {"stages": StageSettings, "topics": TopicSettings}
+
+
+def _file() -> Path:
+    return Path(os.environ.get(_FILE_VARIABLE, "stream_app.toml"))
 
 
 def _explain(entry: dict[str, Any]) -> str:
     """Return one sentence for one of pydantic's errors."""
-    name = ".".join(str(part) for part in entry["loc"])
+    *sections, last = (str(part) for part in entry["loc"])
+    name = ".".join((*sections, last))
     if entry["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting"
+        fields = (_SECTIONS[sections[0]] if sections else Settings).model_fields
+        return f"{name}: there is no such setting; there are: {', '.join(sorted(fields))}"
     return f"{name} = {entry['input']!r}: {entry['msg'][:1].lower()}{entry['msg'][1:]}"
 
 
-def _refuse_unknown_variables() -> None:
-    """Refuse a misspelt environment variable, which would otherwise be ignored."""
-    fields = set(Settings.model_fields)
-    nested: dict[str, type[BaseModel]] = {"stages": StageSettings, "topics": TopicSettings}
-    for variable in os.environ:
-        if not variable.startswith("STREAM_APP_") or variable == "STREAM_APP_CONFIG":
+def _check_variables() -> None:
+    """Refuse a misspelt variable, which pydantic would ignore, and one that should be JSON."""
+    for variable, value in os.environ.items():
+        if not variable.startswith("STREAM_APP_") or variable == _FILE_VARIABLE:
             continue
-        head, _, tail = variable.removeprefix("STREAM_APP_").lower().partition("__")
-        inner = nested.get(head)
-        if head not in fields or (tail and (inner is None or tail not in inner.model_fields)):
-            allowed = ", ".join(sorted(fields))
+        head, deeper, tail = variable.removeprefix("STREAM_APP_").lower().partition("__")
+        fields = Settings.model_fields
+        if deeper and head in fields:
+            fields = _SECTIONS[head].model_fields if head in _SECTIONS else {}
+        field = fields.get(tail if deeper else head)
+        if field is None:
+            allowed = ", ".join(sorted(fields)) or f"no settings inside {head}"
             raise ConfigError(f"{variable}: there is no such setting; there are: {allowed}")
+        if get_origin(field.annotation) is frozenset or field.annotation in _SECTIONS.values():
+            try:
+                json.loads(value)
+            except ValueError:
+                raise ConfigError(f"{variable} = {value!r}: should be JSON") from None

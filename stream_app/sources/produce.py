@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.producer import KafkaProducer
 from msgspec import Struct
 
 from stream_app.clock import monotonic_seconds

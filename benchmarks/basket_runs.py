@@ -1,0 +1,233 @@
+"""Two ways of a stream through the program: in this process, and through a broker and a worker."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from kafka.consumer import KafkaConsumer
+from kafka.structs import TopicPartition
+
+from stream_app.clock import monotonic_seconds
+from stream_app.config import StageSettings, TopicSettings
+from stream_app.hashing import partition_for
+from stream_app.ops.broker import EmbeddedBroker
+from stream_app.ops.demo_worker import Counts, DemoWorker
+from stream_app.pipeline import Context, next_batch, process
+from stream_app.sources import Record
+from stream_app.sources.produce import ProduceSettings, produce
+from stream_app.state import PartitionState
+from stream_app.steps import OutputRecord
+
+TOPICS = TopicSettings()
+# Whoever asks is answered, and nobody else: the answers are the same, and come sooner.
+STAGES = StageSettings(recommend_on=frozenset())
+BATCH_RECORDS = 128
+# Nothing done for so long, and the run has failed. Restoring and joining take some seconds.
+STALL_SECONDS_MAX = 120.0
+# After the worker's last commit, for what is on its way.
+DRAIN_SECONDS = 5.0
+
+Answers = dict[str, list[str]]  # ids of products, best first, by the id of the event that asked
+Report = Callable[[str, int], object]  # what is counted, and how many by now
+
+
+class _RankedItem(msgspec.Struct):
+    item_id: str
+
+
+class _Cause(msgspec.Struct):
+    event_id: str
+
+
+class _Answer(msgspec.Struct):
+    """What the measurement needs of a recommendation."""
+
+    items: list[_RankedItem]
+    cause: _Cause
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+class RunError(Exception):
+    """The run came to nothing: a record was rejected, or the worker does nothing any more."""
+
+
+def _enter(answers: Answers, value: bytes | None) -> None:
+    answer = _ANSWER.decode(value or b"")
+    event_id = answer.cause.event_id
+    if event_id in answers:
+        raise RunError(f"{event_id} was answered twice")
+    answers[event_id] = [item.item_id for item in answer.items]
+
+
+# --- in this process ------------------------------------------------------------------------------
+
+
+class _LogRecord(msgspec.Struct, frozen=True):
+    """A record as it stands in a partition's log."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class _Partition:
+    """One partition of the program, fed batch by batch."""
+
+    def __init__(self, number: int, context: Context) -> None:
+        self._number = number
+        self._context = context
+        self._state = PartitionState()
+        self._state.begin(0, context.partitions, "direct")
+        self._offset = 0
+        self._waiting: list[_LogRecord] = []
+
+    def append(self, record: Record) -> list[OutputRecord]:
+        """Take in a record; return what comes out, if it completes a batch."""
+        key, value, time_ms = record
+        assert time_ms is not None, "the events of the shop are dated"
+        self._waiting.append(_LogRecord(self._offset, time_ms, key, value))
+        self._offset += 1
+        return self.run() if len(self._waiting) >= BATCH_RECORDS else []
+
+    def run(self) -> list[OutputRecord]:
+        """Process what waits; return what comes out."""
+        waiting = self._waiting
+        out: list[OutputRecord] = []
+        while waiting:
+            batch = next_batch(self._state, TOPICS.events, self._number, waiting, BATCH_RECORDS)
+            out += process(self._state, batch, self._context).records
+            self._state.changes()
+            del waiting[: len(batch.records)]
+        return out
+
+
+def direct(records: Iterable[Record], partitions: int) -> Answers:
+    """Run records through `pipeline.process`; return the answers that it emits.
+
+    Raises
+    ------
+    RunError
+        When a record is rejected.
+    """
+    context = Context(STAGES, partitions, {})
+    parts = [_Partition(number, context) for number in range(partitions)]
+    answers: Answers = {}
+    for output in _outputs(parts, records):
+        if output.topic != "recommendations":
+            raise RunError(f"a record was rejected: {output.headers}")
+        _enter(answers, output.value)
+    return answers
+
+
+def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[OutputRecord]:
+    for record in records:
+        yield from parts[partition_for(record[0], len(parts))].append(record)
+    for part in parts:
+        yield from part.run()
+
+
+# --- through a broker and a worker ----------------------------------------------------------------
+
+
+def through_broker(
+    records: Iterable[Record], partitions: int, expected: int, report: Report
+) -> Answers:
+    """Send records to an embedded broker that a worker reads from; return what it answers.
+
+    Parameters
+    ----------
+    records
+        In the order of the log; all are sent before the first answer is read.
+    partitions
+        Of every topic.
+    expected
+        How many answers to wait for.
+    report
+        Called now and then with "acknowledged" or "processed" records, by now.
+
+    Raises
+    ------
+    RunError
+        When a record is rejected, or the worker stands still.
+    StreamAppError
+        When broker, producer or worker fail.
+    """
+    with tempfile.TemporaryDirectory(prefix="next-basket-") as name:
+        folder = Path(name)
+        with EmbeddedBroker(folder) as broker:
+            environment = _environment(folder, broker.address, partitions)
+            command = [sys.executable, "-m", "stream_app", "topics", "create"]
+            subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            with DemoWorker(broker.address, folder, environment) as worker:
+                target = ProduceSettings(brokers=broker.address, topic=TOPICS.events)
+                sent = produce(records, target, lambda count: report("acknowledged", count)).sent
+                progress = _Progress(worker, sent, report)
+                return _collect(broker.address, partitions, expected, progress)
+
+
+def _environment(folder: Path, brokers: str, partitions: int) -> dict[str, str]:
+    """Return what the program starts from: none of the user's own settings, but these."""
+    file = folder / "settings.toml"
+    file.write_text("[stages]\nrecommend_on = []\n", encoding="utf-8")
+    ours = {"CONFIG": str(file), "BROKERS": brokers, "PARTITIONS": str(partitions)}
+    ours |= {"REPLAY": "true", "GUARANTEE": "at_least_once"}
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("STREAM_APP_")}
+    return kept | {f"STREAM_APP_{name}": text for name, text in ours.items()}
+
+
+class _Progress:
+    """Asks the worker how far it is, and notices when it stands still."""
+
+    def __init__(self, worker: DemoWorker, sent: int, report: Report) -> None:
+        self._worker = worker
+        self._sent = sent
+        self._report = report
+        self._done = 0
+        self._moved_seconds = monotonic_seconds()
+
+    def finished(self) -> bool:
+        """Tell whether the worker has dealt with all that was sent, some seconds ago.
+
+        Raises
+        ------
+        RunError
+            When it has rejected a record, or does nothing any more.
+        WorkerError
+            When it has ended.
+        """
+        self._worker.check()
+        counts = self._worker.counts() or Counts(processed=self._done)
+        if counts.rejected:
+            raise RunError(f"{counts.rejected} records were rejected")
+        if counts.done > self._done:
+            self._done, self._moved_seconds = counts.done, monotonic_seconds()
+            self._report("processed", self._done)
+        still_seconds = monotonic_seconds() - self._moved_seconds
+        if self._done < self._sent and still_seconds > STALL_SECONDS_MAX:
+            raise RunError(f"the worker stands still at {self._done} of {self._sent} records")
+        return self._done >= self._sent and still_seconds > DRAIN_SECONDS
+
+
+def _collect(brokers: str, partitions: int, expected: int, progress: _Progress) -> Answers:
+    """Read answers until all are there, or no more can come."""
+    where = [TopicPartition(TOPICS.recommendations, number) for number in range(partitions)]
+    consumer = KafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
+    answers: Answers = {}
+    try:
+        consumer.assign(where)
+        consumer.seek_to_beginning(*where)
+        while len(answers) < expected and not progress.finished():
+            for records in consumer.poll(timeout_ms=1_000, max_records=10_000).values():
+                for record in records:
+                    _enter(answers, record.value)
+    finally:
+        consumer.close()
+    return answers

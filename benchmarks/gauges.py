@@ -1,0 +1,84 @@
+"""How processes are looked at from outside: a worker's metrics, CPU time, percentiles."""
+
+import math
+import os
+import socket
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from urllib.error import URLError
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from stream_app.clock import monotonic_seconds
+
+_POLL_SECONDS = 0.2
+_ANSWER_SECONDS_MAX = 5.0
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+def scrape(port: int) -> defaultdict[str, float]:
+    """Return a worker's metrics by name, summed over their labels; nothing while it is not up."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    address = f"http://127.0.0.1:{port}/metrics"
+    try:
+        with urllib.request.urlopen(address, timeout=_ANSWER_SECONDS_MAX) as answer:
+            text = answer.read().decode()
+    except (URLError, OSError):
+        return totals
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            totals[sample.name] += sample.value
+    return totals
+
+
+def wait_for(
+    port: int, good: Callable[[defaultdict[str, float]], bool], seconds_max: float
+) -> defaultdict[str, float]:
+    """Return a worker's metrics as soon as they are as wanted.
+
+    Raises
+    ------
+    TimeoutError
+        When that takes too long.
+    """
+    deadline = monotonic_seconds() + seconds_max
+    while not good(totals := scrape(port)):
+        if monotonic_seconds() > deadline:
+            raise TimeoutError(f"the worker did not get there in {seconds_max:.0f} s")
+        time.sleep(_POLL_SECONDS)
+    return totals
+
+
+def cpu_of(pid: int) -> float:
+    """Return the CPU time of a process so far, all threads, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    user, system = fields[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_model() -> str:
+    """Return the name of this machine's CPU."""
+    for line in _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "unknown"
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """Return the smallest value that so many percent do not exceed; ``ordered`` ascends.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 50), percentile([1.0, 2.0, 3.0, 4.0], 99)
+    (2.0, 4.0)
+    """
+    return ordered[max(math.ceil(percent / 100 * len(ordered)), 1) - 1]

@@ -1,0 +1,91 @@
+"""Throughput, latency and size, measured and set beside their targets: ``make bench``.
+
+Four measurements: what an event costs in process, what a process holds that has seen a whole shop,
+how fast a worker is beside a bare loop on a real Kafka, and how long a request waits at half of
+that load. A figure that misses its target is reported, and is no error.
+
+``python -m benchmarks.pipeline [--quick] [--write] [--only PART ...]``; the last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from benchmarks import in_process, latency, memory, rates, report
+from benchmarks.gauges import cpu_model
+from stream_app.sources.completejourney import CompleteJourney
+from tests.broker.kafka import KafkaServer
+
+PARTS = ("in_process", "memory", "rates", "latency")
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+LATENCY_RATE_MAX = 3_000.0  # events a second
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """How much is measured."""
+
+    events: int  # of the in-process costs and of the rates
+    memory_events: int | None  # None for the whole shop
+    repeats: int
+    latency_seconds: float
+
+
+FULL = Plan(events=100_000, memory_events=None, repeats=3, latency_seconds=20.0)
+QUICK = Plan(events=20_000, memory_events=50_000, repeats=1, latency_seconds=5.0)
+
+
+def run(plan: Plan, parts: Sequence[str], folder: Path) -> report.Figures:
+    """Measure the parts, one after the other."""
+    figures = report.Figures(
+        cpu=cpu_model(), cores=os.cpu_count() or 1, load_before=round(os.getloadavg()[0], 1)
+    )
+    if "in_process" in parts:
+        figures.in_process = in_process.run(plan.events, plan.repeats)
+    if "memory" in parts:
+        shop = CompleteJourney()
+        chosen = None if plan.memory_events is None else shop.households(plan.memory_events)
+        figures.memory = memory.run(shop.records(chosen))
+        del shop
+    if "rates" in parts or "latency" in parts:
+        with KafkaServer(folder / "kafka") as kafka:
+            figures.rates = rates.run(kafka, plan.events, plan.repeats, folder)
+            if "latency" in parts:
+                reached = figures.rates.ways["exactly_once"].events_per_second
+                rate = min(reached / 2, LATENCY_RATE_MAX)
+                figures.latency = latency.run(kafka, rate, plan.latency_seconds, folder)
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and write if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a short form of everything")
+    parser.add_argument("--write", action="store_true", help="write docs/results/pipeline.*")
+    parser.add_argument("--events", type=int, metavar="N", help="instead of 100,000")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    given = parser.parse_args(arguments)
+    if given.write and (given.quick or tuple(given.only) != PARTS):
+        parser.error("--write is for a full run")
+    plan = QUICK if given.quick else FULL
+    if given.events:
+        plan = msgspec.structs.replace(plan, events=given.events)
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = run(plan, given.only, Path(temporary))
+    for table in report.tables(figures):
+        Console(width=report.COLUMNS).print(table)
+    document = report.to_json(figures)
+    if given.write:
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        (RESULTS / "pipeline.json").write_text(json.dumps(document, indent=1) + "\n")
+        (RESULTS / "pipeline.md").write_text(report.to_markdown(figures))
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The figures of ``benchmarks.pipeline``: beside their targets, as tables, JSON and Markdown."""
+
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from benchmarks.in_process import Cost, InProcess
+from benchmarks.latency import SETTLE_SECONDS, WARM_EVENTS, Latency
+from benchmarks.memory import Memory
+from benchmarks.rates import LOOP, Rates
+
+COLUMNS = 100
+MIB = 1024 * 1024
+
+
+class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """All that was measured; a part that was left out is None. ``load_before`` is of a minute."""
+
+    cpu: str
+    cores: int
+    load_before: float
+    in_process: InProcess | None = None
+    memory: Memory | None = None
+    rates: Rates | None = None
+    latency: Latency | None = None
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A figure and the bound that it should keep to."""
+
+    name: str
+    figure: float
+    bound: str
+    met: bool
+
+
+def targets(figures: Figures) -> list[Target]:
+    """Return the figures that have a target."""
+    found: list[Target] = []
+
+    def add(name: str, figure: float, sign: str, bound: float) -> None:
+        keeps = operator.le if sign == "<=" else operator.ge
+        found.append(Target(name, figure, f"{sign} {bound:g}", bool(keeps(figure, bound))))
+
+    if figures.in_process is not None:
+        plain, asked = figures.in_process.without_requests, figures.in_process.with_requests
+        add("CPU µs an event, no recommendations", plain.cpu_us, "<=", 100)
+        add("CPU µs an event, one in five a request", asked.cpu_us, "<=", 250)
+    if figures.memory is not None:
+        add("resident MiB of a process", round(figures.memory.rss_bytes / MIB), "<=", 1024)
+    if figures.rates is not None:
+        for name in ("exactly_once", "at_least_once"):
+            add(f"{name}, rate / bare loop's", figures.rates.ways[name].ratio, ">=", 0.6)
+    if figures.latency is not None:
+        add("p99 ms from request to answer", figures.latency.p99_ms, "<=", 100)
+    return found
+
+
+def to_json(figures: Figures) -> dict[str, Any]:
+    """Return everything as what JSON holds."""
+    document: dict[str, Any] = msgspec.to_builtins(figures)
+    document["targets"] = msgspec.to_builtins(targets(figures))
+    return document
+
+
+# --- the tables, which the screen and the file share ----------------------------------------------
+
+Rows = tuple[str, Sequence[str], list[Sequence[str]]]  # title, headings, rows
+
+
+def _rows(figures: Figures) -> Iterator[Rows]:
+    if found := targets(figures):
+        yield (
+            "Targets",
+            ("what", "figure", "target", ""),
+            [(t.name, f"{t.figure:g}", t.bound, "met" if t.met else "missed") for t in found],
+        )
+    if figures.in_process is not None:
+        yield from _in_process_rows(figures.in_process)
+    if figures.memory is not None:
+        yield _memory_rows(figures.memory)
+    if figures.rates is not None:
+        yield _rates_rows(figures.rates)
+    if figures.latency is not None:
+        yield _latency_rows(figures.latency)
+
+
+def _in_process_rows(found: InProcess) -> Iterator[Rows]:
+    plain, asked = found.without_requests, found.with_requests
+    stages = [
+        (name, f"{plain.stages[name]:.1f}", f"{asked.stages[name]:.1f}") for name in plain.stages
+    ]
+    headings = ("", "no recommendations", "one in five a request")
+    yield (
+        "In process, CPU µs an event",
+        headings,
+        [*stages, ("all", f"{plain.cpu_us:g}", f"{asked.cpu_us:g}")],
+    )
+    singly = found.without_requests_singly, found.with_requests_singly
+
+    def row(name: str, costs: Sequence[Cost], field: str) -> Sequence[str]:
+        return name, *(f"{getattr(cost, field):,g}" for cost in costs)
+
+    yield (
+        "In process, by the size of a batch",
+        headings,
+        [
+            row("events", (plain, asked), "events"),
+            row("batches of at most 128: batches", (plain, asked), "batches"),
+            row(
+                "batches of at most 128: changelog bytes an event",
+                (plain, asked),
+                "changelog_bytes",
+            ),
+            row("batches of 1: changelog bytes an event", singly, "changelog_bytes"),
+            row("batches of 1: CPU µs an event", singly, "cpu_us"),
+        ],
+    )
+
+
+def _memory_rows(found: Memory) -> Rows:
+    return (
+        "A process that has seen the whole shop",
+        ("what", "figure"),
+        [
+            ("events", f"{found.events:,}"),
+            ("recommendations made on the way", f"{found.outputs:,}"),
+            ("resident MiB before the first event", f"{found.rss_before_bytes / MIB:.0f}"),
+            ("resident MiB after the last", f"{found.rss_bytes / MIB:.0f}"),
+            ("highest resident MiB", f"{found.rss_highest_bytes / MIB:.0f}"),
+            ("rows of users", f"{found.rows['user']:,}"),
+            ("rows of items", f"{found.rows['item']:,}"),
+            ("MiB of keys and encoded rows", f"{found.row_bytes / MIB:.1f}"),
+            ("CPU µs an event, recommendations included", f"{found.cpu_us:g}"),
+        ],
+    )
+
+
+def _rates_rows(found: Rates) -> Rows:
+    return (
+        f"Kafka, {found.events:,} events, {found.requests:,} of them requests",
+        ("", "events/s", "least, greatest", "ratio", "least, greatest", "CPU µs", "Kafka's CPU µs"),
+        [
+            (
+                name.replace("_", " ") if name == LOOP else name,
+                f"{way.events_per_second:,.0f}",
+                ", ".join(f"{rate:,.0f}" for rate in way.events_per_second_spread),
+                f"{way.ratio:.2f}",
+                ", ".join(f"{ratio:.2f}" for ratio in way.ratio_spread),
+                f"{way.cpu_us:.0f}",
+                f"{way.kafka_cpu_us:.0f}",
+            )
+            for name, way in found.ways.items()
+        ],
+    )
+
+
+def _latency_rows(found: Latency) -> Rows:
+    shares = ", ".join(f"{name} {share:.2f}" for name, share in found.cpu_shares.items())
+    return (
+        "From just before a request is sent to its answer being seen, exactly_once",
+        ("what", "figure"),
+        [
+            ("events a second, one in five a request", f"{found.events_per_second:,.0f}"),
+            ("answers seen, missing", f"{found.samples:,}, {found.missing}"),
+            ("p50, p95, p99 ms", f"{found.p50_ms:g}, {found.p95_ms:g}, {found.p99_ms:g}"),
+            ("longest ms", f"{found.max_ms:g}"),
+            ("records in a transaction, mean", f"{found.batch_records:g}"),
+            ("ms of a commit, mean", f"{found.commit_ms:g}"),
+            ("cores in use", shares),
+            ("producer behind its pace, at most ms", f"{found.producer_late_ms_max:g}"),
+        ],
+    )
+
+
+def tables(figures: Figures) -> Iterator[Table]:
+    """Yield the tables for the screen."""
+    for title, headings, rows in _rows(figures):
+        table = Table(title=title, title_justify="left", width=COLUMNS)
+        for place, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if place else "left")
+        for row in rows:
+            table.add_row(*row)
+        yield table
+
+
+def to_markdown(figures: Figures) -> str:
+    """Return the document that stands in `docs/results`."""
+    parts = ["# What it costs, how fast it is, how long one waits", _how(figures)]
+    for title, headings, rows in _rows(figures):
+        lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"## {title}\n\n{table}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _how(figures: Figures) -> str:
+    """Return how all of this was measured."""
+    repeats = figures.rates.repeats if figures.rates else 1
+    return f"""\
+Made by `python -m benchmarks.pipeline --write` (`make bench ARGS=--write`) on {figures.cores} cores
+of {figures.cpu}; the load average was {figures.load_before:g} when it began. One machine carries
+Kafka, producer, reader and worker, so rates and waits are theirs together; compare ratios and CPU.
+
+- **Input**: purchases of whole households of completejourney, 4 partitions. Where requests are
+  among them, every fifth event is a `recommend` of the user before it, and nothing else is
+  answered (`recommend_on` is empty): a fifth of the events costs a recommendation. Averages are
+  over all events, requests included.
+- **In process**: CPU time of `next_batch`, `process` and `PartitionState.changes`, batches of at
+  most 128 records, the middle one of {repeats} runs. `features` includes `admit`'s `expire`;
+  `changes` is the encoding of the rows. Changelog bytes are raw keys and rows, before Kafka's
+  framing.
+- **Memory**: a process that gets the records through a pipe, with the settings that a worker
+  starts with (a recommendation after a purchase, at most one a minute and user); without Kafka's
+  clients and Faust.
+- **Kafka**: Apache Kafka 4.1.1, one broker; the same preloaded topic for all, one after the other,
+  {repeats} rounds, medians. The bare loop is one aiokafka consumer, the same `next_batch` and
+  `process`, and one `send_batch` for each topic and partition: it writes no state and commits
+  nothing. Rates run from the first stored recommendation to the last, by their timestamps, less
+  the first batch; ratios are taken within a round. The worker's CPU is from its own metrics, all
+  threads, its start left out; Kafka's is its whole process, starts of the clients included.
+- **Latency**: {WARM_EVENTS:,} events fill the state first, {SETTLE_SECONDS:g} s at the pace are not
+  counted. Events are dated as they are sent, at half of the rate that `exactly_once` reached.
+  Producer (in the measuring process) and reader (a process of its own, `read_committed`,
+  `fetch.wait.max.ms` 5) are librdkafka's. Both clocks are the machine's monotonic one."""

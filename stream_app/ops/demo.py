@@ -1,0 +1,319 @@
+"""``stream-app demo``: a real shop's year through an embedded broker, and what comes out of it.
+
+One broker and one worker as processes of their own, a producer and a reader as threads of this one.
+The bulk of the events goes as fast as it can; the last ones at a pace, to measure latency without a
+queue. In the end the accounts must be even.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+from rich.console import Console
+
+from stream_app.clock import monotonic_seconds
+from stream_app.config import Settings, load
+from stream_app.errors import ConfigError, StreamAppError
+from stream_app.event import encode
+from stream_app.ops.broker import BrokerError, EmbeddedBroker
+from stream_app.ops.demo_feed import Feed, Recommended
+from stream_app.ops.demo_result import Accounts, Result
+from stream_app.ops.demo_story import Story
+from stream_app.ops.demo_view import Lines, Picture, Progress, Silence, View, outcome
+from stream_app.ops.demo_worker import SETTINGS, Counts, DemoWorker, WorkerError
+from stream_app.runtime.topics import create
+from stream_app.sources import Record
+from stream_app.sources.completejourney import CompleteJourney
+from stream_app.sources.produce import ProduceSettings, produce
+
+# What goes at a pace: 2 % of the events, within these bounds, a third of them at most.
+_PACED_SHARE = 0.02
+_PACED_MIN, _PACED_MAX = 2_000, 4_000
+# A third of what the bulk reached leaves the worker idle in between; so no queue is measured.
+_PACE_SHARE = 1 / 3
+_PACE_MIN, _PACE_MAX = 50.0, 1_000.0  # events a second
+
+_LOOK_SECONDS = 0.1
+_COUNTS_SECONDS = 0.5  # between two looks at the worker's metrics
+_RATE_SECONDS = 4.0  # that a rate shown is the mean of
+_SETTLE_SECONDS_MAX = 15.0  # for positions and readers to catch up; then the accounts are closed
+_STOP_SECONDS = 5.0
+_EXIT_INTERRUPTED = 130  # as shells have it
+
+
+class DemoError(StreamAppError):
+    """The broker ended, or accounts are uneven; the message says which."""
+
+
+def run(events: str, *, as_json: bool = False, keep: bool = False) -> int:
+    """Run the demo and return its exit code.
+
+    Parameters
+    ----------
+    events
+        About how many events, or "all".
+    as_json
+        Print one JSON object and nothing else.
+    keep
+        Leave broker and worker up until Ctrl-C.
+
+    Raises
+    ------
+    ConfigError
+        When a setting is wrong or a package is missing.
+    """
+    limit = _limit(events)
+    console, errors = Console(), Console(stderr=True)
+    view: View = Lines(console)
+    if as_json:
+        view = Silence()
+    elif console.is_terminal and not console.is_dumb_terminal:
+        view = Picture(console)
+    try:
+        with _interruptible(), ExitStack() as stack:
+            demo = _Demo(stack, view)
+            accounts, result = demo.play(limit)
+            if as_json:
+                console.out(msgspec.json.encode(result).decode(), highlight=False)
+            else:
+                console.print(outcome(result, demo.story))
+            for fault in accounts.faults():
+                errors.print(f"stream-app: {fault}", style="red", markup=False)
+            if not as_json:
+                _suggest(console, demo, keep=keep)
+            if keep:
+                demo.keep()
+            return 1 if accounts.faults() else 0
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except (BrokerError, DemoError, WorkerError) as error:
+        errors.print(f"stream-app: {error}", style="red", markup=False)
+        return 1
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Take a polite kill, and the end of the terminal, for Ctrl-C: children are ended in order."""
+    names = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(name, signal.default_int_handler) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
+
+
+class _Demo:
+    """One run. What it starts ends with the stack."""
+
+    def __init__(self, stack: ExitStack, view: View) -> None:
+        self.story = Story("", {})
+        self._stack = stack
+        self._view = view
+        self._start = monotonic_seconds()
+        self._progress = Progress("starting", 0.0, 0)
+        self._counts_due = 0.0
+        self._looks: deque[tuple[float, Counts]] = deque()
+        self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="stream-app-demo-")))
+        self.broker = EmbeddedBroker(self._folder)
+        self._worker: DemoWorker | None = None
+        self._threads: tuple[Feed, Recommended] | None = None
+
+    def play(self, limit: int | None) -> tuple[Accounts, Result]:
+        """Run from the start to even accounts, or to those that stay uneven."""
+        with self._view:
+            settings = self._open()
+            feed, reader, bulk = self._load(settings, limit)
+            self._until("waiting for the worker", self._is_ready)
+            self._threads = feed, reader
+            for thread in self._threads:
+                thread.start()
+                self._stack.callback(thread.stop, _STOP_SECONDS)
+            began = monotonic_seconds()
+            self._until("at full speed", lambda: self._counts.done >= bulk)
+            rate = bulk / (monotonic_seconds() - began)
+            feed.pace(min(max(rate * _PACE_SHARE, _PACE_MIN), _PACE_MAX))
+            self._until("at a pace, for latency", lambda: feed.produced is not None)
+            accounts = self._settle(feed, reader)
+            self.story.finish()
+            result = Result.of(accounts.counts, rate, reader.latencies_ms, self._seconds)
+            self._progress = msgspec.structs.replace(self._progress, events_rate=rate)
+            self._show("done", last=True)
+        return accounts, result
+
+    def keep(self) -> None:
+        """Wait for Ctrl-C, which now is how to end, or for the end of a process."""
+        with suppress(KeyboardInterrupt):
+            while True:
+                self._check()
+                time.sleep(_LOOK_SECONDS)
+
+    def _open(self) -> Settings:
+        """Start the broker, make the topics and start the worker; return the settings."""
+        self._show("starting a broker and a worker")
+        self._stack.enter_context(self.broker)
+        settings = load(brokers=self.broker.address, **SETTINGS)
+        create(settings)
+        self._worker = self._stack.enter_context(DemoWorker(self.broker.address, self._folder))
+        return settings
+
+    def _load(self, settings: Settings, limit: int | None) -> tuple[Feed, Recommended, int]:
+        """Load the shop, publish its catalogue and make ready to produce; say how much is bulk."""
+        self._show("loading the shop")
+        shop = CompleteJourney()
+        households = shop.households(limit)
+        total = shop.count(households)
+        sizes: Counter[str] = Counter()
+        sold: set[str] = set()
+        for event in shop.events(households):
+            sizes[event.user_id] += 1
+            sold.add(event.item_id or "")
+        (hero, _), *_ = sizes.most_common(1)
+        items = [item for item in shop.items() if item.item_id in sold]
+        titles = {item.item_id: item.title.capitalize() for item in items if item.title}
+        self.story = Story(hero, titles)
+        self._show("publishing the catalogue", total=total)
+        records: Iterator[Record] = ((i.item_id.encode(), encode(i), None) for i in items)
+        target = ProduceSettings(brokers=settings.brokers, topic=settings.topic("catalog"))
+        produce(records, target, lambda _: self._check())
+        paced = min(max(round(total * _PACED_SHARE), _PACED_MIN), _PACED_MAX, total // 3)
+        target = ProduceSettings(brokers=settings.brokers, topic=settings.topic("events"))
+        feed = Feed(shop.events(households), total - paced, target, self.story.bought)
+        topic = settings.topic("recommendations")
+        reader = Recommended(settings.brokers, topic, settings.partitions, feed, self.story)
+        return feed, reader, total - paced
+
+    def _settle(self, feed: Feed, reader: Recommended) -> Accounts:
+        """Wait until the accounts are even, within reason, and close them."""
+        assert feed.produced is not None, "all is produced"
+        acknowledged = feed.produced.acknowledged
+        moved, before = monotonic_seconds(), (0, 0)
+
+        def even_or_stuck() -> bool:
+            nonlocal moved, before
+            now, state = monotonic_seconds(), (self._counts.done, reader.count)
+            if state != before:
+                moved, before = now, state
+            accounts = Accounts(acknowledged, reader.count, self._counts)
+            return not accounts.faults() or now - moved > _SETTLE_SECONDS_MAX
+
+        self._until("closing the accounts", even_or_stuck)
+        return Accounts(acknowledged, reader.count, self._counts)
+
+    # --- looking after it all ---------------------------------------------------------------------
+
+    @property
+    def _counts(self) -> Counts:
+        return self._progress.counts
+
+    @property
+    def _seconds(self) -> float:
+        return monotonic_seconds() - self._start
+
+    def _is_ready(self) -> bool:
+        return self._worker is not None and self._worker.ready
+
+    def _until(self, phase: str, done: Callable[[], bool]) -> None:
+        """Look after everything until ``done``."""
+        while True:
+            self._check()
+            self._look()
+            self._show(phase)
+            if done():
+                return
+            time.sleep(_LOOK_SECONDS)
+
+    def _check(self) -> None:
+        """Raise what ended that should go on."""
+        if self.broker.child.exit_code is not None:
+            raise DemoError(f"the broker ended; it said:\n{self.broker.child.tail()}")
+        if self._worker is not None:
+            self._worker.check()
+        for thread in self._threads or ():
+            thread.check()
+
+    def _look(self) -> None:
+        """Ask the worker now and then how far it is."""
+        now = monotonic_seconds()
+        if now < self._counts_due or self._threads is None or self._worker is None:
+            return
+        self._counts_due = now + _COUNTS_SECONDS
+        counts = self._worker.counts()
+        if counts is None:
+            return
+        looks = self._looks
+        looks.append((now, counts))
+        while now - looks[0][0] > _RATE_SECONDS and len(looks) > 1:
+            looks.popleft()
+        then, first = looks[0]
+        span = max(now - then, _COUNTS_SECONDS)
+        self._progress = msgspec.structs.replace(
+            self._progress,
+            counts=counts,
+            events_rate=(counts.done - first.done) / span,
+            answers_rate=(counts.recommendations - first.recommendations) / span,
+        )
+
+    def _show(self, phase: str, *, total: int | None = None, last: bool = False) -> None:
+        progress = self._progress
+        self._progress = msgspec.structs.replace(
+            progress,
+            phase=phase,
+            seconds=self._seconds,
+            total=progress.total if total is None else total,
+            latencies_ms=self._threads[1].latencies_ms if self._threads else (),
+            story=self.story,
+        )
+        self._view.show(self._progress, last=last)
+
+
+def _limit(events: str) -> int | None:
+    """Return the number of events that is asked for, None for all.
+
+    >>> _limit("200_000"), _limit("all")
+    (200000, None)
+    """
+    if events == "all":
+        return None
+    try:
+        number = int(events.replace(",", ""))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ConfigError(f"events = {events!r}: give a number from 1, or all")
+    return number
+
+
+def _suggest(console: Console, demo: _Demo, *, keep: bool) -> None:
+    """Print what to try next."""
+    if not keep:
+        console.print(
+            "\nTo look around in it, run it with [b]--keep[/] (make demo ARGS=--keep): broker and "
+            "worker stay up."
+        )
+        return
+    address = demo.broker.address
+    console.print(f"\nThe broker at [b]{address}[/] and the worker stay up until Ctrl-C.")
+    console.print("In another terminal try:\n")
+    for command in (
+        f"export STREAM_APP_BROKERS={address}",
+        f"{_program()} user {demo.story.hero}",
+        f"{_program()} watch recommendations --from-beginning --limit 3",
+    ):
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """Return how to call the program from here."""
+    beside = Path(sys.executable).with_name("stream-app")
+    if shutil.which("stream-app") is None and beside.exists():
+        return os.path.relpath(beside)
+    return "stream-app"

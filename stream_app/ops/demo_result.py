@@ -1,0 +1,91 @@
+"""What the demo ends with: figures, and the proof that no event was lost or counted twice."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from stream_app.ops.demo_feed import percentile
+from stream_app.ops.demo_worker import Counts
+
+
+class Accounts(msgspec.Struct, frozen=True):
+    """The two sides of each account: ours, and what the worker says of itself.
+
+    ``acknowledged`` is what the broker took of us, ``read`` the recommendations that came back.
+    """
+
+    acknowledged: int
+    read: int
+    counts: Counts
+
+    def faults(self) -> list[str]:
+        """Return what does not add up, a sentence each.
+
+        >>> counts = Counts(position=5, processed=3, rejected=1, duplicate=1, recommendations=2)
+        >>> Accounts(acknowledged=5, read=2, counts=counts).faults()
+        []
+        >>> Accounts(acknowledged=6, read=2, counts=counts).faults()
+        ['6 events were acknowledged, the worker consumed 5']
+        """
+        counts, faults = self.counts, []
+        if counts.position != self.acknowledged:
+            faults.append(
+                f"{self.acknowledged:,} events were acknowledged, the worker consumed "
+                f"{counts.position:,}"
+            )
+        if counts.position != counts.done:
+            faults.append(
+                f"{counts.position:,} events were consumed, but {counts.processed:,} processed + "
+                f"{counts.rejected:,} rejected + {counts.duplicate:,} duplicate = {counts.done:,}"
+            )
+        if counts.recommendations != self.read:
+            faults.append(
+                f"the worker made {counts.recommendations:,} recommendations, {self.read:,} were "
+                "read"
+            )
+        return faults
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The figures of a run, as ``--json`` prints them.
+
+    ``events_per_second`` is that of the bulk, from the first event handed over to the last one
+    committed. Latencies are those of the paced events, in ms; None without samples.
+    """
+
+    consumed: int
+    processed: int
+    rejected: int
+    duplicate: int
+    recommendations: int
+    predictions: int
+    churn_alerts: int
+    events_per_second: float
+    latency_ms_p50: float | None
+    latency_ms_p99: float | None
+    latency_samples: int
+    seconds: float
+
+    @classmethod
+    def of(
+        cls, counts: Counts, rate: float, latencies_ms: Sequence[float], seconds: float
+    ) -> "Result":
+        """Return the result of a run, rounded to what it can tell."""
+        return cls(
+            consumed=counts.position,
+            processed=counts.processed,
+            rejected=counts.rejected,
+            duplicate=counts.duplicate,
+            recommendations=counts.recommendations,
+            predictions=counts.predictions,
+            churn_alerts=counts.churn_alerts,
+            events_per_second=round(rate, 1),
+            latency_ms_p50=_rounded(percentile(latencies_ms, 50)),
+            latency_ms_p99=_rounded(percentile(latencies_ms, 99)),
+            latency_samples=len(latencies_ms),
+            seconds=round(seconds, 1),
+        )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

@@ -1,0 +1,282 @@
+"""What the demo shows: a live picture on a terminal, a line now and then elsewhere, or nothing."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stream_app.clock import monotonic_seconds
+from stream_app.event import rfc3339
+from stream_app.ops.demo_feed import percentile
+from stream_app.ops.demo_result import Result
+from stream_app.ops.demo_story import Chapter, Score, Story
+from stream_app.ops.demo_worker import Counts
+
+_FRAME_SECONDS = 0.25
+_LINE_SECONDS = 3.0
+_DWELL_SECONDS = 4.0  # a chapter stays so long, or nobody can read it
+_ROWS_BESIDE_ITEMS = 14  # of the picture
+_ROWS_MIN = 3
+_HIT = "✓"
+_WIDE_COLUMNS = 110  # from here on there is room for the names of sources
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a run stands."""
+
+    phase: str
+    seconds: float
+    total: int
+    counts: Counts = Counts()
+    events_rate: float = 0.0
+    answers_rate: float = 0.0
+    latencies_ms: Sequence[float] = ()
+    story: Story | None = None
+
+
+class View(Protocol):
+    """Shows a run while it lasts."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End; what was shown stays."""
+        ...
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Show where the run stands, if it is time to; the last one at once."""
+        ...
+
+
+class Silence:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Do nothing."""
+
+
+class Lines(Silence):
+    """Prints a plain line every few seconds, and whenever a new phase begins."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._due = 0.0
+        self._phase = ""
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Print a line if it is time to."""
+        now = monotonic_seconds()
+        if now < self._due and progress.phase == self._phase and not last:
+            return
+        self._due, self._phase = now + _LINE_SECONDS, progress.phase
+        parts = [f"{progress.seconds:5.0f} s  {progress.phase}"]
+        counts = progress.counts
+        if counts.done:
+            parts += [
+                f"{counts.done:,} of {progress.total:,} events",
+                f"{progress.events_rate:,.0f}/s",
+                f"lag {counts.lag:,}",
+                f"{counts.recommendations:,} recommendations",
+            ]
+        if progress.latencies_ms:
+            parts.append(_latency(progress.latencies_ms))
+        self._console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
+        if last and progress.story is not None and progress.story.chapter is not None:
+            self._console.print(tell(progress.story, progress.story.chapter, self._console))
+
+
+class Picture:
+    """Draws the run on a terminal, four times a second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False)
+        self._due = 0.0
+        self._chapter: Chapter | None = None
+        self._newest: Chapter | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the last picture where it is."""
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Draw a picture if it is time to."""
+        now = monotonic_seconds()
+        story = progress.story
+        if story is not None:
+            self._choose(story.chapter, now)
+        if now < self._due and not last:
+            return
+        self._due = now + _FRAME_SECONDS
+        parts: list[RenderableType] = [_figures(progress, self._console)]
+        if story is not None and self._chapter is not None:
+            parts.append(tell(story, self._chapter, self._console))
+        self._live.update(Group(*parts), refresh=True)
+
+    def _choose(self, chapter: Chapter | None, now: float) -> None:
+        """Turn the page after a while: to the newest chapter with a hit, if there was any."""
+        newest = self._newest
+        if chapter is not None and (newest is None or chapter.hits or not newest.hits):
+            self._newest = chapter
+        if self._newest is not None and now - self._since >= _DWELL_SECONDS:
+            if self._newest is not self._chapter:
+                self._since = now
+            self._chapter, self._newest = self._newest, None
+
+
+def _figures(progress: Progress, console: Console) -> RenderableType:
+    """Return the upper part of the picture."""
+    counts, total = progress.counts, progress.total
+    bar = Table.grid(padding=(0, 2), expand=True)
+    bar.add_column(no_wrap=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    share = f"{counts.done / total:.0%}" if total else ""
+    bar.add_row(
+        Text(progress.phase, style="bold"),
+        ProgressBar(total=max(total, 1), completed=counts.done),
+        share,
+    )
+    when = progress.story.time_ms if progress.story is not None else 0
+    latency = _latency(progress.latencies_ms) if progress.latencies_ms else "measured at the end"
+    grid = Table.grid(padding=(0, 2))
+    for _ in range(2):
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(no_wrap=True, min_width=22)
+    grid.add_row(
+        "events",
+        f"[b]{counts.done:,}[/]  [cyan]{progress.events_rate:,.0f}/s[/]",
+        "lag",
+        f"{counts.lag:,}",
+    )
+    grid.add_row(
+        "recommendations",
+        f"[b]{counts.recommendations:,}[/]  [cyan]{progress.answers_rate:,.0f}/s[/]",
+        "latency",
+        latency,
+    )
+    grid.add_row(
+        "rejected",
+        f"{counts.rejected:,}  [dim]duplicate[/]  {counts.duplicate:,}",
+        "newest",
+        rfc3339(when)[:16].replace("T", " ") if when else "",
+    )
+    return Panel(
+        Group(bar, grid),
+        title="[b]stream-app demo[/]: a grocer's year, replayed through Kafka",
+        title_align="left",
+        subtitle=f"{progress.seconds:.0f} s",
+        subtitle_align="right",
+        width=console.width,
+    )
+
+
+def tell(story: Story, chapter: Chapter, console: Console) -> RenderableType:
+    """Return one chapter of the story: what was recommended, and what was bought then."""
+    rows = max(console.height - _ROWS_BESIDE_ITEMS, _ROWS_MIN)
+    wide = console.width >= _WIDE_COLUMNS
+    table = Table(box=None, padding=(0, 1), expand=True, show_edge=False)
+    table.add_column("", justify="right", style="dim", width=2)
+    table.add_column("", width=1)
+    table.add_column("recommended", ratio=3, no_wrap=True)
+    if wide:
+        table.add_column("from", ratio=3, no_wrap=True, style="dim")
+    table.add_column("why", ratio=5, no_wrap=True)
+    for item in chapter.items[:rows]:
+        hit = item.item_id in chapter.bought
+        cells = [story.title(item.item_id), ", ".join(item.sources), "; ".join(item.reasons)]
+        table.add_row(
+            str(item.rank),
+            _HIT if hit else "",
+            *(Text(cell) for cell in (cells if wide else cells[::2])),
+            style="bold green" if hit else "",
+        )
+    others = ", ".join(map(story.title, chapter.others)) or "nothing"
+    return Panel(
+        Group(
+            table,
+            Text(f"also bought: {others}", style="dim", no_wrap=True, overflow="ellipsis"),
+            _score("this household", story.hero_score),
+            _score("all households", story.score),
+        ),
+        title=Text(
+            f"household {chapter.household}, {rfc3339(chapter.time_ms)[:10]}, "
+            f"buys {story.title(chapter.cause)}"
+        ),
+        title_align="left",
+        subtitle=f"{_HIT} bought before the next recommendation",
+        subtitle_align="right",
+        width=console.width,
+    )
+
+
+def _score(who: str, score: Score) -> RenderableType:
+    """Return how many recommendations had a hit."""
+    text = Text(f"{who}: ", no_wrap=True, overflow="ellipsis")
+    text.append(f"{score.right:,} of {score.judged:,}", style="bold")
+    text.append(f" recommendations had a hit {_HIT} ({score.share:.0%})")
+    return text
+
+
+def outcome(result: Result, story: Story) -> RenderableType:
+    """Return the table of the figures at the end."""
+    table = Table(title="What came of it", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name in ("consumed", "processed", "rejected", "duplicate"):
+        table.add_row(f"events {name}", f"{getattr(result, name):,}")
+    table.add_row("events a second", f"{result.events_per_second:,.0f}")
+    table.add_section()
+    table.add_row("recommendations", f"{result.recommendations:,}")
+    score = story.score
+    table.add_row(
+        "... with a product bought before the next", f"{score.right:,} ({score.share:.0%})"
+    )
+    for source, count in score.sources.most_common():
+        table.add_row(f"    such products that came from {source}", f"{count:,}")
+    table.add_row("predictions", f"{result.predictions:,}")
+    table.add_row("churn alerts", f"{result.churn_alerts:,}")
+    table.add_section()
+    for name, value in (("median", result.latency_ms_p50), ("99 %", result.latency_ms_p99)):
+        text = "not measured" if value is None else f"{value:,.1f} ms"
+        table.add_row(f"click to recommendation, {name}", text)
+    table.add_row("samples of that", f"{result.latency_samples:,}")
+    table.add_row("the whole run", f"{result.seconds:,.0f} s")
+    return table
+
+
+def _latency(samples: Sequence[float]) -> str:
+    p50, p99 = percentile(samples, 50), percentile(samples, 99)
+    return f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"

@@ -1,0 +1,210 @@
+"""The demo: a short real run, its accounts, its story, and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream_app.errors import ConfigError
+from stream_app.event import Cause, Event, RankedItem, Recommendation
+from stream_app.ops import demo
+from stream_app.ops.demo_result import Accounts
+from stream_app.ops.demo_story import Story
+from stream_app.ops.demo_worker import Counts
+
+COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events", "3000"]
+RUN_SECONDS_MAX = 120.0
+END_SECONDS_MAX = 30.0
+KEYS = (
+    "consumed processed rejected duplicate recommendations predictions churn_alerts "
+    "events_per_second latency_ms_p50 latency_ms_p99 latency_samples seconds"
+)
+
+EVEN = Counts(position=10, processed=7, rejected=2, duplicate=1, recommendations=4)
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    """Start a demo."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def children(pid: int, count: int) -> list[int]:
+    """Wait until a process has so many children; return their ids."""
+    deadline = time.monotonic() + END_SECONDS_MAX
+    while time.monotonic() < deadline:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        if len(found) == count:
+            return [int(child) for child in found]
+        time.sleep(0.05)
+    pytest.fail(f"the demo did not start {count} processes")
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process is there."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def purchase(number: int, item: str, user: str = "h") -> Event:
+    """Return the purchase of an item."""
+    return Event(
+        event_id=f"e-{number}", type="purchase", user_id=user, timestamp=number, item_id=item
+    )
+
+
+def answer(number: int, *items: str, user: str = "h") -> Recommendation:
+    """Return the recommendation that the purchase of that number caused."""
+    return Recommendation(
+        recommendation_id=f"r-{number}",
+        user_id=user,
+        timestamp=number,
+        items=[
+            RankedItem(item, rank, 1.0 / rank, ["repeat"], ["bought before"])
+            for rank, item in enumerate(items, 1)
+        ],
+        cause=Cause(f"e-{number}", "t", 0, number),
+        model="m",
+        model_version="1",
+        fallback_level=None,
+        service_level=0,
+        variant="exploit",
+        catalog_version="0",
+    )
+
+
+def told(*items: str, hero: str = "h") -> Story:
+    """Return a story in which the household has bought these items, one after another."""
+    story = Story(hero, {})
+    for number, item in enumerate(items):
+        story.bought(purchase(number, item))
+    return story
+
+
+def test_demo_accounts_for_every_event() -> None:
+    """A real run through the embedded broker is even to the last event and exits with 0."""
+    done = subprocess.run(
+        [*COMMAND, "--json"], capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert list(result) == KEYS.split()
+    assert 2_000 < result["consumed"] < 4_000
+    assert result["consumed"] == sum(result[k] for k in ("processed", "rejected", "duplicate"))
+    assert result["rejected"] == result["duplicate"] == 0
+    assert result["recommendations"] > 100
+    assert result["latency_samples"] > 20
+    assert 0 < result["latency_ms_p50"] <= result["latency_ms_p99"]
+
+
+def test_demo_when_interrupted_leaves_nothing() -> None:
+    """Ctrl-C ends the demo quietly, and its broker and worker with it."""
+    with start() as running:
+        started = children(running.pid, 2)
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=END_SECONDS_MAX)
+    assert running.returncode == 130
+    assert not errors
+    assert not any(map(runs, started))
+
+
+def test_demo_without_its_worker_says_so() -> None:
+    """A worker that dies is reported, and the demo exits with 1 and leaves nothing."""
+    with start("--json") as running:
+        broker, worker = children(running.pid, 2)
+        os.kill(worker, signal.SIGKILL)
+        output, errors = running.communicate(timeout=END_SECONDS_MAX)
+    assert running.returncode == 1
+    assert not output
+    assert "the worker ended early, with code -9" in errors
+    assert not runs(broker)
+
+
+@pytest.mark.parametrize("events", ["0", "-5", "some", ""])
+def test_demo_of_no_events_is_refused(events: str) -> None:
+    """What is no number of events is named before anything starts."""
+    with pytest.raises(ConfigError, match="give a number from 1, or all"):
+        demo.run(events)
+
+
+def test_accounts_that_are_even_pass() -> None:
+    """Nothing is wrong when every event has an outcome and every recommendation came back."""
+    assert Accounts(10, 4, EVEN).faults() == []
+
+
+@pytest.mark.parametrize(
+    ("accounts", "fault"),
+    [
+        (Accounts(11, 4, EVEN), "11 events were acknowledged, the worker consumed 10"),
+        (
+            Accounts(10, 4, msgspec.structs.replace(EVEN, processed=6)),
+            "10 events were consumed, but 6 processed + 2 rejected + 1 duplicate = 9",
+        ),
+        (Accounts(10, 3, EVEN), "the worker made 4 recommendations, 3 were read"),
+        (Accounts(10, 5, EVEN), "the worker made 4 recommendations, 5 were read"),
+    ],
+)
+def test_accounts_that_are_uneven_fail(accounts: Accounts, fault: str) -> None:
+    """A lost event, one without an outcome, and a recommendation too few or too many are named."""
+    assert accounts.faults() == [fault]
+
+
+def test_story_marks_what_is_bought_until_the_next_recommendation() -> None:
+    """A hit is bought after the cause, and no later than the cause of the next recommendation."""
+    story = told("milk", "bread", "eggs", "soap", "tea")
+    story.recommended(answer(0, "tea", "eggs", "milk"))
+    chapters = [story.chapter]
+    story.recommended(answer(2, "soap"))
+    chapters.append(story.chapter)
+    story.finish()
+    chapters.append(story.chapter)
+    before, first, second = chapters
+    assert before is None, "it was not known yet what is bought next"
+    assert first is not None
+    assert second is not None
+    assert [item.item_id for item in first.hits] == ["eggs"]
+    assert (first.cause, first.others) == ("milk", ["bread"])
+    assert [item.item_id for item in second.hits] == ["soap"]
+    assert (story.score.right, story.score.judged, story.score.hits) == (2, 2, 2)
+    assert story.score.sources == {"repeat": 2}
+
+
+def test_story_counts_misses() -> None:
+    """A recommendation that nothing bought was in counts as judged, and not as right."""
+    story = told("milk", "bread")
+    story.recommended(answer(0, "soap"))
+    story.finish()
+    assert (story.score.right, story.score.judged) == (0, 1)
+
+
+def test_story_does_not_judge_what_no_purchase_followed() -> None:
+    """The recommendation after a household's last purchase is neither right nor wrong."""
+    story = told("milk")
+    story.recommended(answer(0, "soap"))
+    story.finish()
+    assert story.score.judged == 0
+
+
+def test_story_passes_over_repeats() -> None:
+    """A recommendation that is read twice, as after a crash, is judged once."""
+    story = told("milk", "bread", "eggs")
+    for number in (0, 0, 2):
+        story.recommended(answer(number, "bread"))
+    story.finish()
+    assert story.score.judged == 1
+
+
+def test_story_tells_of_one_household_and_counts_all() -> None:
+    """The chapters are those of the chosen household, the score is that of everybody."""
+    story = told("milk", "bread", hero="somebody else")
+    story.recommended(answer(0, "bread"))
+    story.finish()
+    assert story.chapter is None
+    assert (story.hero_score.judged, story.score.judged) == (0, 1)

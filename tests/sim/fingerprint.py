@@ -1,0 +1,55 @@
+"""What a long log gives, as one hash: ``python -m tests.sim.fingerprint`` prints it."""
+
+import hashlib
+from random import Random
+
+from stream_app.config import Settings, StageSettings
+from stream_app.event import Item
+from tests.sim.broker import Entry
+from tests.sim.oracle import Source, tell
+from tests.sim.simulation import simulate
+from tests.sim.workload import Shop
+
+PARTITIONS = 4
+EVENTS = 5_000
+SETTINGS = Settings(
+    app="sim",
+    partitions=PARTITIONS,
+    stages=StageSettings(
+        user_ttl_days=8,
+        item_ttl_days=8,
+        items_max=100,
+        record_bytes_max=2_048,
+        exploration_share=0.2,
+        category_cap=4,
+    ),
+)
+CATALOG = {
+    f"item-{n}": Item(item_id=f"item-{n}", category=[f"category-{n % 9}"], stock=n % 8)
+    for n in range(200)
+}
+
+
+def sources(events: int = EVENTS) -> list[Source]:
+    """Return the same log every time: users, garbage, repeats, late events and long pauses."""
+    records: list[list[Entry]] = [[] for _ in range(PARTITIONS)]
+    for written in Shop(Random(5), PARTITIONS).write(events):
+        log = records[written.partition]
+        key, value, headers = written.content
+        log.append(Entry(len(log), written.timestamp, key, value, tuple(headers), None))
+    return [Source(partition, 0, log) for partition, log in enumerate(records)]
+
+
+def fingerprint(slice_max: int, events: int = EVENTS) -> str:
+    """Return a hash over all outputs, in order, and the states, for slices of a given length."""
+    total = hashlib.sha256()
+    for source in sources(events):
+        truth = tell(source, SETTINGS, CATALOG, slice_max)
+        for record in truth.outputs.values():
+            total.update(repr((record.topic, record.key, record.value, record.headers)).encode())
+        total.update(truth.state.digest().encode())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    print(fingerprint(64, 2_000), simulate(3).digest)

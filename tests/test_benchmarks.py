@@ -1,0 +1,126 @@
+"""The benchmarks run and give well-formed figures; how good these are is theirs to report."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks import in_process, memory, report, stages
+from benchmarks.gauges import cpu_of, percentile
+from benchmarks.workload import purchases, to_logs, with_requests
+from stream_app.event import encode
+from stream_app.pipeline import STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+EVENTS = 3_000
+
+
+@pytest.fixture(scope="module")
+def figures() -> report.Figures:
+    """Return the figures of a short run without a broker."""
+    records = [
+        (event.user_id.encode(), encode(event), int(event.timestamp))  # type: ignore[arg-type]
+        for event in purchases(EVENTS)
+    ]
+    return report.Figures(
+        cpu="some",
+        cores=1,
+        load_before=0.0,
+        in_process=in_process.run(EVENTS, repeats=1),
+        memory=memory.run(records),
+    )
+
+
+def test_one_event_in_five_is_a_request() -> None:
+    """Requests come behind every fourth purchase, in the partition of their user."""
+    logs = to_logs(with_requests(purchases(EVENTS)))
+    values = [record.value or b"" for log in logs.values() for record in log]
+    requests = sum(b'"type":"recommend"' in value for value in values)
+    assert requests == len(values) // 5
+    assert all([r.offset for r in log] == list(range(len(log))) for log in logs.values())
+
+
+def test_in_process_figures_are_complete(figures: report.Figures) -> None:
+    """Each stage has its cost, and requests are answered where there are any."""
+    found = figures.in_process
+    assert found is not None
+    for cost in (found.without_requests, found.with_requests):
+        assert set(cost.stages) == {"next_batch", *STAGES, "changes"}
+        assert min(cost.stages.values()) >= 0
+        assert 0 < sum(cost.stages.values()) <= cost.cpu_us * 1.01
+        assert cost.changelog_bytes > 0
+    assert found.without_requests.recommendations == 0
+    assert found.with_requests.recommendations == found.with_requests.events // 5
+    assert found.with_requests_singly.batches >= found.with_requests.events
+    assert found.with_requests_singly.changelog_bytes > found.with_requests.changelog_bytes
+
+
+def test_memory_figures_are_of_another_process(figures: report.Figures) -> None:
+    """The process reports all events, its rows and what it takes."""
+    found = figures.memory
+    assert found is not None
+    assert found.events == len(list(purchases(EVENTS)))
+    assert found.outputs > 0
+    assert 0 < found.row_bytes < found.rss_bytes <= found.rss_highest_bytes
+    assert found.rows["user"] > 0 < found.rows["item"]
+
+
+def test_report_says_which_targets_are_met(figures: report.Figures) -> None:
+    """Tables, JSON and Markdown hold the figures and the targets that these have."""
+    document = msgspec.json.decode(msgspec.json.encode(report.to_json(figures)))
+    assert [target["met"] for target in document["targets"]].count(True) <= 3
+    assert len(document["targets"]) == 3
+    assert document["in_process"]["without_requests"]["cpu_us"] > 0
+    assert "rates" not in document
+    text = report.to_markdown(figures)
+    assert all(table.title in text for table in report.tables(figures) if table.title)
+
+
+@pytest.mark.parametrize("names", [(), ("rerank", "emit")])
+def test_stages_are_measured_alone(
+    names: Sequence[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each stage has a benchmark of its name; the last line is JSON with the stages asked for."""
+    stages.main([*names, "--events", str(EVENTS), "--repeats", "1"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    costs = msgspec.json.decode(last, type=dict[str, stages.StageCost])
+    assert list(costs) == list(names or STAGES)
+    assert min(cost.cpu_us for cost in costs.values()) > 0
+    assert min(cost.of_decode for cost in costs.values()) > 0
+
+
+def test_stages_alone_do_what_they_do_together() -> None:
+    """What is prepared for the stages has an answer for every request of the log."""
+    logs = to_logs(with_requests(purchases(EVENTS)))
+    partition, log = next((number, log) for number, log in logs.items() if log)
+    prepared = stages.prepare(log, partition)
+    asked = sum(b'"type":"recommend"' in (record.value or b"") for record in log)
+    assert prepared.events == sum(len(each.batch.records) for each in prepared.slices)
+    assert asked == sum(len(each.ranked) for each in prepared.slices)
+
+
+def test_stages_refuse_an_unknown_name() -> None:
+    """A name that no stage has ends with the names that there are."""
+    command = [sys.executable, "-m", "benchmarks.stages", "guess"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "decode" in done.stderr
+
+
+def test_cpu_of_a_process_counts_up() -> None:
+    """A process that works has spent CPU time, as seen from outside."""
+    work = "for n in range(10**7): pass\nprint('done', flush=True)\ninput()"
+    command = [sys.executable, "-c", work]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert cpu_of(child.pid) > 0
+        child.communicate(b"\n")
+
+
+def test_percentile_of_one_value_is_the_value() -> None:
+    """Any percentile of a single sample is that sample."""
+    assert percentile([7.0], 50) == percentile([7.0], 99.9) == 7.0
