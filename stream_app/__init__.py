@@ -27,10 +27,16 @@ The house, its rooms in the order that an event passes through them::
       topics.py           making and checking the topics
       task.py             the owner of one partition
       worker.py           the partitions of one process
+      catalog.py          the live catalogue
       app.py              the Faust app around them
     ops/                what people use and see
       health.py           /metrics, /healthz, /readyz
       watch.py            topics and users, on a terminal
+      produce.py          events to Kafka, with a progress bar
+      broker.py           the demo's embedded broker
+      demo.py             a real shop's year, live: demo_child.py and demo_worker.py run it,
+                          demo_feed.py feeds it, demo_story.py, demo_view.py and demo_result.py
+                          show it
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
@@ -23,8 +22,8 @@ from mode import CrashingSupervisor
 from stream_app.clock import monotonic_seconds, now_ms
 from stream_app.config import Settings
 from stream_app.errors import ConfigError, StreamAppError, TopicError
-from stream_app.event import Item
 from stream_app.pipeline import Outputs
+from stream_app.runtime.catalog import CatalogReader
 from stream_app.runtime.changelog import KafkaReader
 from stream_app.runtime.sink import BatchSink, KafkaProducer, Sink, Target, TransactionalSink
 from stream_app.runtime.task import Ports, World
@@ -44,7 +43,6 @@ _FETCH_BYTES_MAX = 4 * 1024 * 1024
 _CHECK_SECONDS = 1.0
 _STOP_SECONDS = 4.0
 _HEARTBEAT_SECONDS = 3.0
-_ITEM_DECODER = msgspec.json.Decoder(Item)
 
 
 class KafkaSource:
@@ -141,7 +139,7 @@ class StreamApp(BatchApp):
         self.settings = settings
         self.described = described
         self.world = World({})
-        self.catalog_read = False
+        self.catalog = CatalogReader(settings, described, self.world)
         self.heartbeat = 0.0
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         source = settings.topic("events")
@@ -207,7 +205,7 @@ class StreamApp(BatchApp):
     def ready(self) -> bool:
         """Whether the catalogue is read and every assigned partition is processed."""
         assigned = not self.rebalancing and self.rebalancing_count > 0
-        return self.catalog_read and assigned and self.worker.ready
+        return self.catalog.complete.is_set() and assigned and self.worker.ready
 
     def _open_sink(self, partition: int) -> Sink:
         settings = self.settings
@@ -226,52 +224,6 @@ class StreamApp(BatchApp):
         return BatchSink(KafkaProducer(settings.brokers, None), target)
 
     # --- what runs beside the agent ---------------------------------------------------------------
-
-    async def read_catalog(self, started: asyncio.Event) -> None:
-        """Keep the catalogue in memory; sets ``started`` once it has been read to its end."""
-        topic = self.settings.topic("catalog")
-        where = [TopicPartition(topic, p) for p in range(self.described.partitions[topic])]
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self.settings.brokers,
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=_FETCH_BYTES_MAX,
-        )
-        await consumer.start()
-        try:
-            consumer.assign(where)
-            await consumer.seek_to_beginning(*where)
-            while True:
-                fetched = await consumer.getmany(timeout_ms=200, max_records=5_000)
-                for records in fetched.values():
-                    for record in records:
-                        self._take_item(record.key, record.value)
-                positions = [await consumer.position(tp) for tp in where]
-                self.world.version = str(sum(positions))
-                ends = [consumer.highwater(tp) for tp in where]
-                if not started.is_set() and all(
-                    end is not None and position >= end
-                    for position, end in zip(positions, ends, strict=True)
-                ):
-                    logger.info("catalogue: %d items", len(self.world.catalog))
-                    self.catalog_read = True
-                    started.set()
-        finally:
-            await consumer.stop()
-
-    def _take_item(self, key: bytes | None, value: bytes | None) -> None:
-        """Enter one catalogue record; one that cannot be read is reported and passed over."""
-        catalog: Any = self.world.catalog
-        if not value:
-            catalog.pop((key or b"").decode(errors="replace"), None)
-            return
-        try:
-            item = _ITEM_DECODER.decode(value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            logger.warning("catalogue: the record %r is not an item: %s", key, error)
-        else:
-            catalog[item.item_id] = item
 
     async def watch(self) -> None:
         """Measure lag each second, and end the program when it stalls."""
@@ -330,11 +282,10 @@ async def serve(
     app = StreamApp(settings, described, on_outputs)
     if on_start is not None:
         on_start(app)
-    started = asyncio.Event()
-    beside = [_task(app, app.read_catalog(started))]
+    beside = [_task(app, app.catalog.run())]
     main = asyncio.ensure_future(stopping.wait())
     try:
-        await _first(app, started.wait(), main)
+        await _first(app, app.catalog.complete.wait(), main)
         if not stopping.is_set():
             beside += [_task(app, app.watch()), _task(app, app.write_ticks())]
             await _first(app, app.start(), main)
