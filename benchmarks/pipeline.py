@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks import in_process, latency, memory, rates, report
 from benchmarks.gauges import cpu_model
-from stream_app.sources.completejourney import CompleteJourney
+from benchmarks.workload import shop
 from tests.broker.kafka import KafkaServer
 
 PARTS = ("in_process", "memory", "rates", "latency")
@@ -48,10 +48,9 @@ def run(plan: Plan, parts: Sequence[str], folder: Path) -> report.Figures:
     if "in_process" in parts:
         figures.in_process = in_process.run(plan.events, plan.repeats)
     if "memory" in parts:
-        shop = CompleteJourney()
-        chosen = None if plan.memory_events is None else shop.households(plan.memory_events)
-        figures.memory = memory.run(shop.records(chosen))
-        del shop
+        some = plan.memory_events
+        chosen = None if some is None else shop().households(some)
+        figures.memory = memory.run(shop().records(chosen))
     if "rates" in parts or "latency" in parts:
         with KafkaServer(folder / "kafka") as kafka:
             figures.rates = rates.run(kafka, plan.events, plan.repeats, folder)

@@ -1,6 +1,7 @@
 """The input that the measurements share: a real shop's purchases, one event in five a request."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 import msgspec
 
@@ -18,10 +19,15 @@ PURCHASES_PER_REQUEST = 4
 ASKED_ONLY = StageSettings(recommend_on=frozenset())
 
 
+@cache
+def shop() -> CompleteJourney:
+    """Return the shop, which is read once."""
+    return CompleteJourney()
+
+
 def purchases(count: int) -> Iterator[Event]:
     """Yield the purchases of as many whole households as have about ``count``, in time order."""
-    shop = CompleteJourney()
-    return shop.events(shop.households(count))
+    return shop().events(shop().households(count))
 
 
 def with_requests(events: Iterable[Event]) -> Iterator[Event]:

@@ -71,12 +71,12 @@ def test_memory_figures_are_of_another_process(figures: report.Figures) -> None:
 def test_report_says_which_targets_are_met(figures: report.Figures) -> None:
     """Tables, JSON and Markdown hold the figures and the targets that these have."""
     document = msgspec.json.decode(msgspec.json.encode(report.to_json(figures)))
-    assert [target["met"] for target in document["targets"]].count(True) <= 3
     assert len(document["targets"]) == 3
+    assert all(isinstance(target["met"], bool) for target in document["targets"])
     assert document["in_process"]["without_requests"]["cpu_us"] > 0
     assert "rates" not in document
     text = report.to_markdown(figures)
-    assert all(table.title in text for table in report.tables(figures) if table.title)
+    assert all(str(table.title) in text for table in report.tables(figures))
 
 
 @pytest.mark.parametrize("names", [(), ("rerank", "emit")])

@@ -11,7 +11,7 @@ from tests.sim.simulation import simulate
 from tests.sim.workload import Shop
 
 PARTITIONS = 4
-EVENTS = 5_000
+EVENTS = 20_000
 SETTINGS = Settings(
     app="sim",
     partitions=PARTITIONS,

@@ -1,0 +1,244 @@
+"""The docs say what the code does: names, defaults, budgets, commands, links, tests that exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from stream_app import cli, metrics, state
+from stream_app.config import Settings, StageSettings, TopicSettings
+from stream_app.event import EVENT_TYPES, REJECT_REASONS, Event, Item
+from stream_app.runtime import sink
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+)
+README_LINES_MAX = 200
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+TEST = re.compile(r"(tests/[\w/]+\.py)(?:::(\w+))?")
+
+
+@cache
+def read(path: Path) -> str:
+    """Return the text of a file."""
+    return path.read_text(encoding="utf-8")
+
+
+def doc(name: str) -> str:
+    """Return the text of a page in docs/."""
+    return read(ROOT / "docs" / name)
+
+
+def place(path: Path) -> str:
+    """Return how a page is named in a complaint."""
+    return str(path.relative_to(ROOT))
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the rows of all tables by the names, in backticks, that stand in their first cell."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            cells = [cell.strip() for cell in line.split("|")[1:-1]]
+            for name in re.findall(r"`([^`]+)`", cells[0]):
+                found[name] = cells[1:]
+    return found
+
+
+def section(text: str, title: str) -> str:
+    """Return what stands under a heading, up to the next of its own level."""
+    marks = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    assert marks, f"there is no heading {title!r}"
+    end = re.search(rf"^#{{1,{len(marks[1])}}} ", text[marks.end() :], re.MULTILINE)
+    return text[marks.end() :][: end.start() if end else None]
+
+
+def shown(field: FieldInfo) -> str:
+    """Return a default as the tables show it."""
+    value = field.default
+    if isinstance(value, BaseModel):
+        return "a table"
+    if isinstance(value, frozenset):
+        return ", ".join(f"`{each}`" for each in sorted(value))
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return {None: "none", "": "empty"}.get(value, f"`{value}`")
+
+
+@pytest.mark.parametrize(
+    ("title", "model"),
+    [("The program", Settings), ("Stages", StageSettings), ("Names of topics", TopicSettings)],
+)
+def test_settings_are_listed_with_their_defaults(title: str, model: type[BaseModel]) -> None:
+    """Each setting has a row with its default, and no row is of a setting that is no more."""
+    table = section(doc("reference.md"), title)
+    named = {name: cells for name, cells in rows(table).items() if len(cells) == 3}
+    assert named.keys() == model.model_fields.keys()
+    defaults = {name: shown(field) for name, field in model.model_fields.items()}
+    assert {name: cells[0] for name, cells in named.items()} == defaults
+
+
+def collectors() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield name, type and labels of each metric."""
+    for collector in vars(metrics).values():
+        if isinstance(collector, MetricWrapperBase):
+            (metric,) = collector.describe()
+            suffix = "_total" if metric.type == "counter" else ""
+            yield metric.name + suffix, metric.type, tuple(collector._labelnames)
+
+
+def test_metrics_are_listed_with_their_labels() -> None:
+    """Each metric has a row with its type and labels, and no row is of one that is no more."""
+    table = rows(section(doc("reference.md"), "Metrics"))
+    listed = {
+        name: (cells[0], tuple(re.findall(r"`(\w+)`", cells[1]))) for name, cells in table.items()
+    }
+    assert listed == {name: (kind, labels) for name, kind, labels in collectors()}
+
+
+def test_metrics_that_pages_name_exist() -> None:
+    """Every metric that any page speaks of is one that a worker has."""
+    known = {name for name, _, _ in collectors()}
+    for path in PAGES:
+        assert set(re.findall(r"\bstream_app_\w+", read(path))) <= known, place(path)
+
+
+def test_reject_reasons_are_listed() -> None:
+    """Each reason to reject a record has a row, and no row is of a reason that is no more."""
+    assert tuple(rows(section(doc("reference.md"), "Reasons to reject"))) == REJECT_REASONS
+
+
+def test_events_and_items_are_described() -> None:
+    """Each type of event, and each field of an event or item, has its place in a table."""
+    text = section(doc("reference.md"), "Events")
+    for name in (*EVENT_TYPES, *Event.__struct_fields__, *Item.__struct_fields__):
+        assert name in rows(text), f"docs/reference.md lacks {name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "layout"),
+    [
+        ("user", state.USER_LAYOUT),
+        ("item", state.ITEM_LAYOUT),
+        ("partition", state.PARTITION_LAYOUT),
+    ],
+)
+def test_budgets_are_those_of_the_state(kind: str, layout: Any) -> None:
+    """The bytes that the docs give for rows and sections are those of the layouts."""
+    _, _, sections, total = re.split(
+        r"\s*\|\s*", _line(doc("architecture.md"), f"| {kind} |").strip("| ")
+    )
+    assert sections == ", ".join(f"{spec.name} {spec.bytes_max:,}" for spec in layout)
+    frame = 6 + 2 * len(layout)
+    assert total == f"{sum(spec.bytes_max for spec in layout) + frame:,}"
+
+
+def _line(text: str, start: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith(start)]
+    return line
+
+
+def test_recipes_of_a_commit_are_those_of_the_sink() -> None:
+    """The numbered steps of a commit are, word for word, those of `runtime/sink.py`."""
+    steps = re.findall(r"^\d\. .+$", sink.__doc__ or "", re.MULTILINE)
+    text = section(doc("architecture.md"), "The life of a batch")
+    assert steps == re.findall(r"^\d\. .+$", text, re.MULTILINE)
+
+
+def anchors(text: str) -> set[str]:
+    """Return the names by which GitHub lets links point at headings."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=place)
+def test_links_resolve(path: Path) -> None:
+    """Every relative link leads to a file, and to a heading in it if it names one."""
+    for link in LINK.findall(read(path)):
+        if link.startswith(("https://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), f"{place(path)}: {link} leads nowhere"
+        if anchor:
+            assert anchor in anchors(read(target)), f"{place(path)}: {link} names no heading"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=place)
+def test_tests_that_pages_name_exist(path: Path) -> None:
+    """Every test that a page names as evidence is there."""
+    for file, name in TEST.findall(read(path)):
+        assert (ROOT / file).exists(), f"{place(path)}: there is no {file}"
+        if name:
+            assert f"def {name}(" in read(ROOT / file), f"{place(path)}: no {name} in {file}"
+
+
+def commands(text: str, program: str) -> Iterator[list[str]]:
+    """Yield the words behind a program's name in blocks of shell and in backticks."""
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            if words and words[0] == program:
+                yield words[1:]
+    for quoted in re.findall(rf"`{program} ([^`<]+)`", text):
+        yield shlex.split(quoted)
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line without running it; a wrong word in it raises."""
+    command: Any = typer.main.get_command(cli.app)
+    parent: Any = None
+    while words and hasattr(command, "resolve_command"):
+        parent = command.make_context("stream-app", list(words), parent=parent)
+        left = [*parent._protected_args, *parent.args]
+        _, command, words = command.resolve_command(parent, left)
+        if not words:
+            return  # a page may name a command without what it needs
+    command.make_context("stream-app", list(words), parent=parent)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=place)
+def test_commands_that_pages_show_exist(path: Path) -> None:
+    """Every `stream-app` command that a page shows has the arguments and options that it shows."""
+    for words in commands(read(path), "stream-app"):
+        parse(words)
+
+
+@pytest.mark.parametrize(
+    "words", ["fly", "topics burn", "worker --wings 2", "produce --source sky"]
+)
+def test_commands_that_do_not_exist_are_found(words: str) -> None:
+    """A command, option or value that there is not is no command line."""
+    with pytest.raises(Exception, match=r"(?i)no such|is not one of"):
+        parse(words.split())
+
+
+@pytest.mark.parametrize("path", PAGES, ids=place)
+def test_targets_that_pages_show_exist(path: Path) -> None:
+    """Every `make` target that a page shows is in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE))
+    for words in commands(read(path), "make"):
+        assert {word for word in words if "=" not in word} <= targets, f"{place(path)}: {words}"
+
+
+def test_readme_is_short_and_begins_with_two_commands() -> None:
+    """A newcomer finds the two commands after one paragraph, and reads to the end."""
+    lines = read(ROOT / "README.md").splitlines()
+    assert len(lines) <= README_LINES_MAX
+    assert re.search(r"^# .+\n\n[^#]+?\n\n```sh\nmake demo .*\nmake test ", "\n".join(lines))
+
+
+def test_pages_name_no_place_on_a_machine() -> None:
+    """No page names a folder or an address of the machine that it was written on."""
+    for path in PAGES:
+        assert not re.search(r"/(work|root|tmp|home)/", read(path)), place(path)
