@@ -34,6 +34,7 @@ Headers = list[tuple[str, bytes]]  # a list, or aiokafka refuses it
 Produced = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
 
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+OUTPUT_BYTES_MAX = 512 * 1024  # in one record batch of outputs; topics take 1 MiB by default
 TRANSACTION_TIMEOUT_MS = 60_000
 _STOP_TIMEOUT_SECONDS = 3.0
 
@@ -129,9 +130,7 @@ class TransactionalSink:
         target, producer = self._target, self._producer
         identity, self._identity = self._identity, None
         await producer.begin()  # 1
-        await asyncio.gather(  # 2
-            *(producer.send(*where, records) for where, records in _route(commit.outputs, target))
-        )
+        await _send_outputs(producer, commit.outputs, target)  # 2
         if commit.changes:  # 3
             await producer.send(target.state_topic, target.partition, _rows(commit.changes))
         if commit.position is not None:  # 4
@@ -167,9 +166,7 @@ class BatchSink:
             When storing is not confirmed.
         """
         target, producer = self._target, self._producer
-        await asyncio.gather(  # 1
-            *(producer.send(*where, records) for where, records in _route(commit.outputs, target))
-        )
+        await _send_outputs(producer, commit.outputs, target)  # 1
         if commit.changes:  # 2
             await producer.send(target.state_topic, target.partition, _rows(commit.changes))
 
@@ -272,6 +269,34 @@ def _commit_error(error: Exception) -> CommitError:
 
 def _rows(changes: Sequence[tuple[bytes, bytes | None]]) -> list[Produced]:
     return [(key, value, []) for key, value in changes]
+
+
+async def _send_outputs(
+    producer: Producer, outputs: Sequence[OutputRecord], target: Target
+) -> None:
+    """Send outputs to their partitions at once, to each in order and in pieces that topics take."""
+
+    async def send(where: tuple[str, int], records: list[Produced]) -> None:
+        for chunk in _chunks(records):
+            await producer.send(*where, chunk)
+
+    await asyncio.gather(*(send(*routed) for routed in _route(outputs, target)))
+
+
+def _chunks(records: list[Produced]) -> list[list[Produced]]:
+    """Cut records into runs of at most 512 KiB; a larger one is a run of its own."""
+    chunks: list[list[Produced]] = []
+    size = OUTPUT_BYTES_MAX
+    for record in records:
+        key, value, headers = record
+        length = len(key or b"") + len(value or b"") + 64
+        length += sum(len(name) + len(text) + 8 for name, text in headers)
+        if size + length > OUTPUT_BYTES_MAX:
+            chunks.append([])
+            size = 0
+        chunks[-1].append(record)
+        size += length
+    return chunks
 
 
 def _route(

@@ -205,8 +205,8 @@ class PartitionTask:
         failures = 0
         while True:
             try:
-                await self._step()
-                failures = 0
+                if await self._step():
+                    failures = 0
             except CommitError as error:
                 fenced = isinstance(error, FencedError)
                 metrics.COMMITS.labels("fenced" if fenced else "failed").inc()
@@ -219,15 +219,15 @@ class PartitionTask:
                 logger.warning("partition %d: %s; memory dropped", self.partition, error)
                 await self._recover(delay)
 
-    async def _step(self) -> None:
-        """Wait for records and commit one batch of them."""
+    async def _step(self) -> bool:
+        """Wait for records, or commit one batch of them; tell which: whether it was a commit."""
         if self._seek_needed:
             await self._ports.source.seek(self.partition, self._next)
             self._seek_needed = False
         if not self._pending:
             self._arrived.clear()
             await self._arrived.wait()
-            return
+            return False
         loop = asyncio.get_running_loop()
         wait = self._last_commit + self._pace() - loop.time()
         if wait > 0 and len(self._pending) < self._settings.batch_records_max:
@@ -237,6 +237,7 @@ class PartitionTask:
             await self._commit_one()
         finally:
             self._idle.set()
+        return True
 
     async def _commit_one(self) -> None:
         """Process one batch and store it: the only place where memory changes."""
@@ -264,6 +265,7 @@ class PartitionTask:
     async def _recover(self, delay: float) -> None:
         """Forget everything that is not confirmed, and begin again from what is."""
         self.status = Status.DROPPED
+        progress = self.progress  # only a confirmed commit is progress, not another attempt
         self.state = None
         self._pending.clear()
         self._ports.source.pause(self.partition)
@@ -278,6 +280,7 @@ class PartitionTask:
                 self.state = None
                 delay = RETRY_SECONDS[-1]
         self.status = Status.PROCESSING
+        self.progress = progress
         self._seek_needed = False
         await self._ports.source.seek(self.partition, position)
         self._paused = False

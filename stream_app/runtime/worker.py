@@ -153,7 +153,7 @@ class Worker:
                     f"partition {partition}: {lag} records wait and nothing was committed for "
                     f"{now - task.progress:.0f} s; restart the worker"
                 )
-            if not lag:
+            if not lag and task.status is Status.PROCESSING:
                 task.progress = now
 
     def positions(self) -> dict[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from benchmarks.harness import clicks
+from benchmarks.harness import Sent, clicks, produce
 from stream_app.event import encode
 from stream_app.hashing import partition_for
 from tests.broker.kafka import KafkaServer
@@ -91,3 +91,15 @@ def _metrics(port: int) -> str:
             return str(answer.read().decode())
     except OSError:
         return ""
+
+
+def test_large_rejects_do_not_stop_a_partition(kafka: KafkaServer, tmp_path: Path) -> None:
+    """Rejects that are together larger than a topic's largest batch all reach the dead letters."""
+    stage = scene(kafka.bootstrap, "large", tmp_path)
+    records = [Sent(0, b"user", b"x" * 60_000, 1_500_000_000_000 + n) for n in range(150)]
+    asyncio.run(produce(stage.settings, records, PARTITIONS))
+    worker = stage.worker()
+    worker.start()
+    assert stage.wait(len(records)) == len(records), stage.said()
+    assert worker.end() == 0
+    assert is_exact(stage)
