@@ -112,8 +112,8 @@ def _cells(score: Score) -> tuple[str, str, str, str]:
 
 
 _LEAD = """\
-Over the best reference, household by household, that is {0} of Recall@10 ({1}) and {2} of HitRate@10
-({3}) ahead."""
+Over the best reference, household by household, that is {0} of Recall@10 ({1}) and {2} of
+HitRate@10 ({3}) ahead."""
 
 _PAGE = """\
 # Next baskets of a real shop
