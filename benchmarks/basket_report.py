@@ -95,7 +95,7 @@ def page(result: Result) -> str:
         answered=result.baskets - result.missing,
         partitions=result.partitions,
         lines=lines,
-        lead=_LEAD.format(*_cells(result.lead)),
+        lead=_LEAD.format(*_cells(result.lead), partitions=result.partitions),
         way=way,
         minutes=result.seconds / 60,
     )
@@ -112,14 +112,15 @@ def _cells(score: Score) -> tuple[str, str, str, str]:
 
 
 _LEAD = """\
-Over the best reference, household by household, that is {0} of Recall@10 ({1}) and {2} of
-HitRate@10 ({3}) ahead."""
+With {partitions} partitions that is {0} of Recall@10 ({1})
+and {2} of HitRate@10 ({3}) ahead of the best reference,
+the same households drawn for both."""
 
 _PAGE = """\
 # Next baskets of a real shop
 
-Made by `make evaluate ARGS=--write`, {way}, in {minutes:.0f} minutes; figures in
-[completejourney.json](completejourney.json).
+Made by `make evaluate ARGS=--write`, {way},
+in {minutes:.0f} minutes; figures in [completejourney.json](completejourney.json).
 
 A grocer's purchases of 2017 (completejourney, 1.47 million lines) stream through the program in
 time order. Before each basket from 2017-11-05 on, a `recommend` event asks. Compared are the ten
@@ -147,6 +148,24 @@ All know every purchase before the basket and answer with ten products.
 - *frequency half life 60 days*: the same, a purchase 60 days old counting half.
 
 To a household without a purchase the personal ones offer what is popular.
+
+## Smaller shops
+
+The same measurement on some of the households, chosen by a hash of their ids, each run a shop of
+its own (`make evaluate ARGS="--direct --households 200"`). Recall@10, and the 95 % interval of how
+far it is ahead of the best reference:
+
+| households | baskets | best reference | 4 partitions | ahead | 1 partition | ahead |
+|---|---|---|---|---|---|---|
+| 60 | 454 | .2195 | .2063 | -.0237 to -.0021 | .2203 | -.0064 to .0088 |
+| 200 | 2,019 | .2101 | .2180 | -.0003 to .0182 | .2168 | -.0022 to .0173 |
+| 600 | 5,787 | .2013 | .2069 | .0010 to .0105 | .2078 | .0019 to .0113 |
+| 1,500 | 14,836 | .2043 | .2116 | .0045 to .0099 | .2124 | .0053 to .0106 |
+
+With 60 households on 4 partitions, 15 on each, the program is behind; on 1 partition it is level
+with the reference. The likely reason: what is popular among so few is mostly chance, and the
+formula trusts it as it does in a large shop. From 600 households on the program is ahead for
+certain.
 
 ## How the formula was chosen
 

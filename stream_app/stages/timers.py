@@ -27,6 +27,7 @@ KINDS = ("expiry",)  # name of each slot
 SLOTS_MAX = 17
 
 DUE_MAX = 512  # timers that one batch fires
+_SWEEP_MIN = 1_024  # entries without a row that are not worth a sweep
 SLICE_MS_MAX = 7 * DAY_MS  # log time that one slice spans; timers re-arm no sooner
 
 _USER_HEADER = Struct("<qB")  # newest log time, number of slots
@@ -94,7 +95,8 @@ class ItemTimers(msgspec.Struct):
 class Timers:
     """All timers of a partition: the rows' sections and one heap over them.
 
-    The heap may hold entries whose slot has been cleared or re-armed since; they are passed over.
+    The heap may hold entries whose slot has been cleared or re-armed since; they are passed over,
+    and swept out before evictions leave more of them than there are items.
     """
 
     def __init__(self, users: Sections[str, UserTimers], items: Sections[int, ItemTimers]) -> None:
@@ -103,19 +105,33 @@ class Timers:
         self.heap: list[HeapEntry] = []
         self.item_count = 0
         self.leavers: list[tuple[float, int]] = []  # (score, item), filled at the first eviction
+        self.evicted = 0  # since the heap was last swept
 
     def rebuild(self) -> None:
         """Build the heap from the rows, after a restore."""
         heap: list[HeapEntry] = []
         for user, section in self.users.scan():
             heap += [(due_ms, "user", user, slot) for slot, due_ms in section.due.items()]
-        self.item_count = 0
-        for item, timers in self.items.scan():
-            heap.append((timers.due_ms, "item", item, EXPIRY))
-            self.item_count += 1
-        heapq.heapify(heap)
-        self.heap = heap
+        items: list[HeapEntry] = [
+            (timers.due_ms, "item", item, EXPIRY) for item, timers in self.items.scan()
+        ]
+        self.item_count = len(items)
+        self.heap = heap + items
+        heapq.heapify(self.heap)
         self.leavers = []
+        self.evicted = 0
+
+    def sweep(self) -> None:
+        """Drop what evicted and expired items have left behind, once that outweighs the items."""
+        spare = self.item_count + _SWEEP_MIN
+        if len(self.leavers) > self.item_count + spare:
+            self.leavers = []
+        if self.evicted > spare:
+            heap = [entry for entry in self.heap if entry[1] == "user"]
+            heap += [(timers.due_ms, "item", item, EXPIRY) for item, timers in self.items.scan()]
+            heapq.heapify(heap)
+            self.heap = heap
+            self.evicted = 0
 
 
 class Cut(NamedTuple):
@@ -205,9 +221,11 @@ def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> N
     event, log_ms = entry.arrival.event, entry.arrival.log_ms
     if event.type == "erase":
         timers.users.clear(event.user_id)
-        timers.users.clear(entry.key)
     section = timers.users.touch(entry.key)
     section.newest_ms = log_ms
+    if event.type == "erase":
+        # The expiry is only put off, or the heap would grow with each repeated erasure.
+        section.due = {slot: due_ms for slot, due_ms in section.due.items() if slot == EXPIRY}
     if EXPIRY not in section.due:
         section.due[EXPIRY] = log_ms + settings.user_ttl_days * DAY_MS
         heapq.heappush(timers.heap, (section.due[EXPIRY], "user", entry.key, EXPIRY))
@@ -219,6 +237,7 @@ def _refresh_item(timers: Timers, entry: Admitted, settings: StageSettings) -> l
     item = id_hash(entry.arrival.event.item_id or "")
     evicted: list[Due] = []
     if timers.items.get(item) is None:
+        timers.sweep()
         if timers.item_count >= settings.items_max:
             evicted.append(_evict(timers, log_ms))
         timers.item_count += 1
@@ -277,4 +296,5 @@ def _evict(timers: Timers, log_ms: int) -> Due:
         elif section is not None and section.score == score:
             timers.items.clear(item)
             timers.item_count -= 1
+            timers.evicted += 1
             return Due("item", item, "evict", section.due_ms, log_ms)

@@ -281,3 +281,34 @@ def test_rebuilt_heap_fires_the_same() -> None:
     until_ms = START_MS + 2 * USER_TTL_MS
     assert fire(timers, until_ms, SETTINGS) == fire(again, until_ms, SETTINGS)
     assert timers.item_count == again.item_count == 0
+
+
+def test_heap_is_bounded_when_items_make_room() -> None:
+    """However many items have come and gone, what they leave in memory stays bounded."""
+    timers, settings = empty(), lenient(items_max=10)
+    for n in range(5_000):
+        entry = admitted(item_id=f"i-{n}", log_ms=START_MS + n)
+        assert len(dues(advanced(timers, entry, settings=settings))) == (n >= 10)
+        assert len(timers.heap) <= 2 * 10 + 1_024 + 2
+    fired = fired_at(timers, START_MS + 4_999 + ITEM_TTL_MS)
+    assert [due.key for due in fired] == [id_hash(f"i-{n}") for n in range(4_990, 5_000)]
+
+
+def test_leavers_are_bounded_when_items_expire() -> None:
+    """The queue of evictions stays bounded when items expire before they have to make room."""
+    timers, settings = empty(), lenient(items_max=10, item_ttl_days=8)
+    for n in range(3_000):
+        log_ms = START_MS + n * DAY_MS * (1 if n > 20 else 0)
+        advanced(timers, admitted(item_id=f"i-{n}", log_ms=log_ms), settings=settings)
+        assert len(timers.leavers) <= 2 * 10 + 1_024 + 1
+
+
+def test_heap_is_bounded_when_a_user_is_erased_again() -> None:
+    """Repeated erasures put the expiry off and leave nothing in memory."""
+    timers = empty()
+    for n in range(100):
+        advanced(timers, admitted(type="erase", item_id=None, key="hash", log_ms=START_MS + n))
+    assert len(timers.heap) == 1
+    due_ms = START_MS + 99 + USER_TTL_MS
+    assert fired_at(timers, due_ms - 1) == []
+    assert [due.due_ms for due in fired_at(timers, due_ms)] == [due_ms]
