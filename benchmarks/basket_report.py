@@ -121,6 +121,7 @@ _PAGE = """\
 
 Made by `make evaluate ARGS=--write`, {way},
 in {minutes:.0f} minutes; figures in [completejourney.json](completejourney.json).
+The figures for one partition are always from `pipeline.process` in one process, without a broker.
 
 A grocer's purchases of 2017 (completejourney, 1.47 million lines) stream through the program in
 time order. Before each basket from 2017-11-05 on, a `recommend` event asks. Compared are the ten
