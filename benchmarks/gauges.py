@@ -66,6 +66,14 @@ def cpu_of(pid: int) -> float:
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_of_machine() -> float:
+    """Return the CPU time that all processes have spent so far, and the kernel, in seconds."""
+    first, *_ = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+    user, nice, system, _, _, interrupts, soft_interrupts, *_ = map(int, first.split()[1:])
+    spent = user + nice + system + interrupts + soft_interrupts
+    return spent / os.sysconf("SC_CLK_TCK")
+
+
 def cpu_model() -> str:
     """Return the name of this machine's CPU."""
     for line in _CPU_INFO.read_text(encoding="ascii", errors="replace").splitlines():

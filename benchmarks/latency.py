@@ -18,7 +18,7 @@ from typing import Any, Self
 import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from benchmarks.gauges import cpu_of, free_port, percentile, wait_for
+from benchmarks.gauges import cpu_of, cpu_of_machine, free_port, percentile, wait_for
 from benchmarks.harness import WorkerProcess
 from benchmarks.rates import environment_of, processed
 from benchmarks.workload import PARTITIONS, purchases, with_requests
@@ -31,7 +31,8 @@ from tests.broker.kafka import KafkaServer
 
 PREFIX = "live."
 WARM_EVENTS = 20_000  # sent as fast as they go, so that the state is filled and Java compiled
-SETTLE_SECONDS = 5.0  # at the pace, not counted
+SETTLE_SECONDS = 20.0  # at the pace, not counted: Java compiles what is called often
+LINGER_MS = 5  # what Kafka's own producer waits by default, since 4.0
 SECONDS_MAX = 180.0
 SILENCE_SECONDS_MAX = 60.0  # after which the reader gives up
 
@@ -39,7 +40,8 @@ SILENCE_SECONDS_MAX = 60.0  # after which the reader gives up
 class Latency(msgspec.Struct, frozen=True):
     """Milliseconds from sending to seeing, and what the machine did meanwhile.
 
-    ``cpu_shares`` are cores, ``batch_records`` and ``commit_ms`` means over the worker's commits.
+    ``cpu_shares`` are cores, ``others`` what ran beside the measurement, ``batch_records`` and
+    ``commit_ms`` means over the worker's commits.
     ``producer_late_ms_max`` is by how much the pace was missed.
     """
 
@@ -52,19 +54,23 @@ class Latency(msgspec.Struct, frozen=True):
     p95_ms: float
     p99_ms: float
     max_ms: float
+    p99_ms_by_round: list[float]
     batch_records: float
     commit_ms: float
     cpu_shares: dict[str, float]
     producer_late_ms_max: float
 
 
-def run(kafka: KafkaServer, rate: float, seconds: float, folder: Path) -> Latency:
-    """Measure at ``rate`` events a second, one in five a request, in ``exactly_once``."""
+def run(kafka: KafkaServer, rate: float, seconds: float, rounds: int, folder: Path) -> Latency:
+    """Measure at ``rate`` events a second, one in five a request, in ``exactly_once``.
+
+    The pace is kept for ``rounds`` times ``seconds`` without a break.
+    """
     port = free_port()
     environment = environment_of(kafka.bootstrap, PREFIX, "live", port)
     settings = load(brokers=kafka.bootstrap, topic_prefix=PREFIX, app="live", partitions=PARTITIONS)
     topics.create(settings)
-    settled, paced = int(rate * SETTLE_SECONDS), int(rate * seconds)
+    settled, paced = int(rate * SETTLE_SECONDS), int(rate * seconds * rounds)
     total = WARM_EVENTS + settled + paced
     events = list(islice(with_requests(purchases(total)), total))
     requests = sum(event.type == "recommend" for event in events)
@@ -89,7 +95,8 @@ def run(kafka: KafkaServer, rate: float, seconds: float, folder: Path) -> Latenc
             seen = reader.result()
         finally:
             worker.end()
-    waits = sorted((seen[name] - at) * 1000 for name, at in sent.items() if name in seen)
+    in_order = [(seen[name] - at) * 1000 for name, at in sent.items() if name in seen]
+    waits = sorted(in_order)
     spent = {name: after[name] - before[name] for name in after}
     commits = spent["stream_app_commit_seconds_count"]
     return Latency(
@@ -102,14 +109,10 @@ def run(kafka: KafkaServer, rate: float, seconds: float, folder: Path) -> Latenc
         p95_ms=round(percentile(waits, 95), 1),
         p99_ms=round(percentile(waits, 99), 1),
         max_ms=round(waits[-1], 1),
+        p99_ms_by_round=_by_round(in_order, rounds),
         batch_records=round(spent["stream_app_batch_records_sum"] / commits, 1),
         commit_ms=round(spent["stream_app_commit_seconds_sum"] / commits * 1000, 1),
-        cpu_shares={
-            "worker": round(spent["process_cpu_seconds_total"] / span, 3),
-            "kafka": round(spent["kafka"] / span, 3),
-            "producer": round(spent["producer"] / span, 3),
-            "reader": round(spent["reader"] / span, 3),
-        },
+        cpu_shares=_shares(spent, span),
         producer_late_ms_max=round(sender.late_seconds * 1000, 1),
     )
 
@@ -122,7 +125,23 @@ def _look(port: int, kafka: KafkaServer, reader: "_Reader") -> dict[str, float]:
         "kafka": cpu_of(kafka.pid),
         "producer": cpu_seconds(),
         "reader": cpu_of(reader.pid),
+        "machine": cpu_of_machine(),
     }
+
+
+def _by_round(waits: Sequence[float], rounds: int) -> list[float]:
+    """Return the 99th percentile of each round; ``waits`` stand in the order of sending."""
+    size = -(-len(waits) // rounds)
+    parts = [sorted(waits[start : start + size]) for start in range(0, len(waits), size)]
+    return [round(percentile(part, 99), 1) for part in parts]
+
+
+def _shares(spent: dict[str, float], span: float) -> dict[str, float]:
+    """Return how many cores each process used, and all else on the machine."""
+    ours = {name: spent[name] for name in ("kafka", "producer", "reader")}
+    ours["worker"] = spent["process_cpu_seconds_total"]
+    others = max(spent["machine"] - sum(ours.values()), 0.0)
+    return {name: round(each / span, 3) for name, each in {**ours, "others": others}.items()}
 
 
 class _Sender:
@@ -131,7 +150,7 @@ class _Sender:
     def __init__(self, brokers: str, topic: str) -> None:
         self._topic = topic
         self._producer: Any = Producer(
-            {"bootstrap.servers": brokers, "acks": "all", "linger.ms": 0}
+            {"bootstrap.servers": brokers, "acks": "all", "linger.ms": LINGER_MS}
         )
         self.late_seconds = 0.0
 

@@ -7,6 +7,7 @@ top 100 stays exact while counts only grow.
 
 import math
 from array import array
+from operator import add
 from struct import Struct
 
 import msgspec
@@ -96,10 +97,8 @@ class Repeats(msgspec.Struct):
     def _enter(self, item: int, second: int) -> None:
         if len(self.items) == REPEATS_SIZE:
             # log2 of the count as of any common time, so the order needs no time at all.
-            logs = [
-                math.log2(count) + last_s / REPEAT_HALF_LIFE_S
-                for count, last_s in zip(self.counts, self.last_s, strict=True)
-            ]
+            ages = [last_s / REPEAT_HALF_LIFE_S for last_s in self.last_s]
+            logs = list(map(add, map(math.log2, self.counts), ages))
             least = min(logs)
             lowest = min(
                 (place for place, log in enumerate(logs) if log == least),

@@ -7,7 +7,6 @@ request.
 """
 
 from collections.abc import Sequence
-from operator import mul
 
 from stream_app.steps import FEATURE_NAMES, Request, Scored
 
@@ -35,10 +34,32 @@ def score(requests: Sequence[Request]) -> list[Scored]:
     """Return the scores of each request's candidates; the higher the better."""
     return [
         Scored(
-            tuple([sum(map(mul, _WEIGHTS, row)) for row in request.features]),
+            _formula(request.features),
             FORMULA_NAME,
             FORMULA_VERSION,
             FORMULA_NAME,
         )
         for request in requests
     ]
+
+
+def _formula(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Return the weighted sum of each row, added from left to right."""
+    # Written out: a loop over the products takes twice as long.
+    w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10 = _WEIGHTS
+    return tuple(
+        [
+            w0 * f0
+            + w1 * f1
+            + w2 * f2
+            + w3 * f3
+            + w4 * f4
+            + w5 * f5
+            + w6 * f6
+            + w7 * f7
+            + w8 * f8
+            + w9 * f9
+            + w10 * f10
+            for f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10 in rows
+        ]
+    )
