@@ -2,7 +2,6 @@
 
 import math
 import os
-import socket
 import time
 import urllib.request
 from collections import defaultdict
@@ -17,13 +16,6 @@ from stream_app.clock import monotonic_seconds
 _POLL_SECONDS = 0.2
 _ANSWER_SECONDS_MAX = 5.0
 _CPU_INFO = Path("/proc/cpuinfo")
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
 
 
 def scrape(port: int) -> defaultdict[str, float]:

@@ -18,7 +18,7 @@ from typing import Any, Self
 import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from benchmarks.gauges import cpu_of, cpu_of_machine, free_port, percentile, wait_for
+from benchmarks.gauges import cpu_of, cpu_of_machine, percentile, wait_for
 from benchmarks.harness import WorkerProcess
 from benchmarks.rates import environment_of, processed
 from benchmarks.workload import PARTITIONS, purchases, with_requests
@@ -26,6 +26,7 @@ from stream_app.clock import cpu_seconds, monotonic_seconds, now_ms
 from stream_app.config import load
 from stream_app.event import Event, encode
 from stream_app.hashing import partition_for
+from stream_app.ops.demo_child import free_port
 from stream_app.runtime import topics
 from tests.broker.kafka import KafkaServer
 

@@ -14,12 +14,13 @@ from statistics import median
 
 import msgspec
 
-from benchmarks.gauges import cpu_of, free_port, wait_for
+from benchmarks.gauges import cpu_of, wait_for
 from benchmarks.harness import WorkerProcess, produce, read_log
 from benchmarks.in_process import BATCH_RECORDS
 from benchmarks.loop import LoopRun
 from benchmarks.workload import PARTITIONS, purchases, to_sent, with_requests
 from stream_app.config import Settings, load
+from stream_app.ops.demo_child import free_port
 from stream_app.runtime import topics
 from tests.broker.kafka import KafkaServer
 

@@ -148,13 +148,14 @@ class Worker:
                     metrics.ROWS.labels(partition, kind).set(count)
             if task.status in (Status.ASSIGNED, Status.FENCED, Status.REVOKED):
                 continue  # restoring a large state is no stall
-            if lag and now - task.progress > self.settings.stall_seconds:
-                raise StalledError(
-                    f"partition {partition}: {lag} records wait and nothing was committed for "
-                    f"{now - task.progress:.0f} s; restart the worker"
-                )
             if not lag and task.status is Status.PROCESSING:
                 task.progress = now
+            # A dropped task has a batch that was not confirmed, though nothing waits in its queue.
+            elif now - task.progress > self.settings.stall_seconds:
+                raise StalledError(
+                    f"partition {partition}: records wait and nothing was committed for "
+                    f"{now - task.progress:.0f} s; restart the worker"
+                )
 
     def positions(self) -> dict[int, int]:
         """Return the confirmed position of each partition that is being processed."""

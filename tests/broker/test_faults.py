@@ -1,7 +1,6 @@
 """Faults that are not the worker's: a broker that dies, producers that abort, records deleted."""
 
 import asyncio
-import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -12,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from benchmarks.harness import Sent, clicks, produce
 from stream_app.event import encode
 from stream_app.hashing import partition_for
+from stream_app.ops.demo_child import free_port
 from tests.broker.kafka import KafkaServer
 from tests.broker.test_worker import is_exact
 from tests.broker.workers import PARTITIONS, Scene, scene
@@ -68,9 +68,7 @@ def test_aborted_events_are_not_seen(kafka: KafkaServer, tmp_path: Path) -> None
     """Events of an aborted transaction are not processed, and markers leave no lag behind."""
     stage = scene(kafka.bootstrap, "aborted", tmp_path)
     committed = asyncio.run(_send_in_transactions(stage))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     worker = stage.worker(STREAM_APP_METRICS_PORT=str(port))
     worker.start()
     deadline = time.monotonic() + 60

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from kafka import TopicPartition
-from kafka.admin import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from benchmarks.harness import judge, oracle, read_log
+from stream_app.ops.demo_child import free_port
 from stream_app.runtime import topics
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
@@ -137,9 +137,7 @@ def test_health_and_metrics(kafka: KafkaServer, tmp_path: Path) -> None:
     """A working worker is healthy and ready, and its metrics say what it has done."""
     stage = scene(kafka.bootstrap, "health", tmp_path)
     stage.send(500)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     worker = stage.worker(STREAM_APP_METRICS_PORT=str(port))
     worker.start()
     try:
@@ -213,11 +211,42 @@ def test_watch_shows_records(shown: Scene) -> None:
     assert "no topic 'recommendation'" in wrong.stderr
 
 
-def test_topics_check(shown: Scene) -> None:
-    """`topics check` accepts what `topics create` makes, and names what differs."""
-    assert _cli(shown, "topics", "check").returncode == 0
+def test_topics_check(kafka: KafkaServer, shown: Scene) -> None:
+    """`topics check` accepts what `topics create` makes, and names what differs, with code 1."""
+    good = _cli(shown, "topics", "check")
+    assert (good.returncode, "as they must be" in good.stdout) == (0, True)
+    source = shown.settings.topic("events")
+    _alter(kafka, source, "message.timestamp.after.max.ms", str(365 * 86_400_000))
+    shown.environment["STREAM_APP_REPLAY"] = "false"
     live = _cli(shown, "topics", "check")
-    assert "as they must be" in live.stdout
+    shown.environment["STREAM_APP_REPLAY"] = "true"
+    assert live.returncode == 1
+    assert "shown.clickstream.events: one record dated far ahead would fire" in live.stdout
+    state = shown.settings.state_topic
+    _alter(kafka, state, "cleanup.policy", "delete")
+    uncompacted = _cli(shown, "topics", "check")
+    _alter(kafka, state, "cleanup.policy", "compact")
+    assert uncompacted.returncode == 1
+    assert f"{state}: cleanup.policy is delete, it must be compact" in uncompacted.stdout
+
+
+@pytest.mark.timeout(120)
+def test_commits_that_keep_failing_end_the_worker(kafka: KafkaServer, tmp_path: Path) -> None:
+    """When every commit is refused, trying again is no progress: the worker gives up."""
+    stage = scene(kafka.bootstrap, "refused", tmp_path)
+    _alter(kafka, stage.settings.topic("recommendations"), "max.message.bytes", "100")
+    stage.send(400)
+    worker = stage.worker(STREAM_APP_STALL_SECONDS="8")
+    worker.start()
+    assert worker.wait(60) == 1
+    assert stage.said().count("memory dropped") > 2
+    assert "restart the worker" in stage.said()
+
+
+def _alter(kafka: KafkaServer, topic: str, name: str, value: str) -> None:
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, configs={name: value})
+    with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
+        admin.alter_configs([resource])
 
 
 def test_processes_are_started_again_and_stopped(kafka: KafkaServer, tmp_path: Path) -> None:
