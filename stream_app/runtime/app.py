@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,6 +44,8 @@ _FETCH_BYTES_MAX = 4 * 1024 * 1024
 _CHECK_SECONDS = 1.0
 _STOP_SECONDS = 4.0
 _HEARTBEAT_SECONDS = 3.0
+# A batch must wait for the fetching and the producing thread this long at most; Python's is 5 ms.
+_SWITCH_SECONDS = 0.0005
 
 
 class KafkaSource:
@@ -341,6 +344,7 @@ def run(
 
     Threads of the clients may outlive their loop, so the process ends without waiting for them.
     """
+    sys.setswitchinterval(_SWITCH_SECONDS)
     code = 0
     try:
         asyncio.run(serve(settings, on_start))

@@ -40,8 +40,9 @@ from stream_app.steps import RawRecord
 # Faust's services log each start and stop; under this name the program can quiet them.
 _SERVICES = logging.getLogger("faust.services")
 
-# The longest that an idle fetch holds up one for another partition, in ms; Faust's is 1,500.
-FETCH_WAIT_MS = 25
+# The longest that an idle fetch holds up one for another partition, in ms; Faust's is 1,500. Below
+# 25 the slowest hundredth of outputs comes earlier, at a tenth of a core more.
+FETCH_WAIT_MS = 5
 _POLL_SECONDS = 1.0
 _PAUSED_POLL_SECONDS = 0.2
 
