@@ -6,6 +6,8 @@ from typing import Any, Literal
 import msgspec
 from rich.table import Table
 
+from benchmarks.churn_report import Report
+
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
@@ -72,14 +74,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return table
 
 
-def write(result: Result) -> None:
-    """Write the page and its figures, those of other measurements in the same file excepted."""
+def write(result: Result, churn: Report) -> None:
+    """Write the pages and their figures, those of other measurements in the same file excepted."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / "completejourney.json"
     known = msgspec.json.decode(file.read_bytes()) if file.exists() else {}
     known["next_basket"] = result.figures()
+    known |= churn.figures()
     file.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=1) + b"\n")
     (RESULTS / "completejourney.md").write_text(page(result), encoding="utf-8")
+    (RESULTS / "churn.md").write_text(churn.page(), encoding="utf-8")
 
 
 def page(result: Result) -> str:
@@ -121,7 +125,7 @@ _PAGE = """\
 
 Made by `make evaluate ARGS=--write`, {way},
 in {minutes:.0f} minutes; figures in [completejourney.json](completejourney.json).
-The figures for one partition are always from `pipeline.process` in one process, without a broker.
+What the same streams said of [churn](churn.md) stands on a page of its own.
 
 A grocer's purchases of 2017 (completejourney, 1.47 million lines) stream through the program in
 time order. Before each basket from 2017-11-05 on, a `recommend` event asks. Compared are the ten

@@ -11,6 +11,7 @@ import msgspec
 from kafka.consumer import KafkaConsumer
 from kafka.structs import TopicPartition
 
+from benchmarks.emitted import Emitted, RunError
 from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings, TopicSettings
 from stream_app.hashing import partition_for
@@ -24,45 +25,15 @@ from stream_app.steps import OutputRecord
 
 TOPICS = TopicSettings()
 # Whoever asks is answered, and nobody else: the answers are the same, and come sooner.
-STAGES = StageSettings(recommend_on=frozenset())
+STAGES = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
 BATCH_RECORDS = 128
 # Nothing done for so long, and the run has failed. Restoring and joining take some seconds.
 STALL_SECONDS_MAX = 120.0
 # After the worker's last commit, for what is on its way.
 DRAIN_SECONDS = 5.0
 
-Answers = dict[str, list[str]]  # ids of products, best first, by the id of the event that asked
+OUTPUTS = ("recommendations", "predictions", "churn_alerts", "dead_letter")
 Report = Callable[[str, int], object]  # what is counted, and how many by now
-
-
-class _RankedItem(msgspec.Struct):
-    item_id: str
-
-
-class _Cause(msgspec.Struct):
-    event_id: str
-
-
-class _Answer(msgspec.Struct):
-    """What the measurement needs of a recommendation."""
-
-    items: list[_RankedItem]
-    cause: _Cause
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-
-
-class RunError(Exception):
-    """The run came to nothing: a record was rejected, or the worker does nothing any more."""
-
-
-def _enter(answers: Answers, value: bytes | None) -> None:
-    answer = _ANSWER.decode(value or b"")
-    event_id = answer.cause.event_id
-    if event_id in answers:
-        raise RunError(f"{event_id} was answered twice")
-    answers[event_id] = [item.item_id for item in answer.items]
 
 
 # --- in this process ------------------------------------------------------------------------------
@@ -109,22 +80,20 @@ class _Partition:
         return out
 
 
-def direct(records: Iterable[Record], partitions: int) -> Answers:
-    """Run records through `pipeline.process`; return the answers that it emits.
+def direct(records: Iterable[Record], partitions: int, *, rejects: bool = False) -> Emitted:
+    """Run records through `pipeline.process`; return what it emits.
 
     Raises
     ------
     RunError
-        When a record is rejected.
+        When a record is rejected, unless that is expected.
     """
     context = Context(STAGES, partitions, {})
     parts = [_Partition(number, context) for number in range(partitions)]
-    answers: Answers = {}
+    emitted = Emitted(rejects=rejects)
     for output in _outputs(parts, records):
-        if output.topic != "recommendations":
-            raise RunError(f"a record was rejected: {output.headers}")
-        _enter(answers, output.value)
-    return answers
+        emitted.enter(output.topic, output.value)
+    return emitted
 
 
 def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[OutputRecord]:
@@ -137,10 +106,8 @@ def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[Out
 # --- through a broker and a worker ----------------------------------------------------------------
 
 
-def through_broker(
-    records: Iterable[Record], partitions: int, expected: int, report: Report
-) -> Answers:
-    """Send records to an embedded broker that a worker reads from; return what it answers.
+def through_broker(records: Iterable[Record], partitions: int, report: Report) -> Emitted:
+    """Send records to an embedded broker that a worker reads from; return what it emits.
 
     Parameters
     ----------
@@ -148,8 +115,6 @@ def through_broker(
         In the order of the log; all are sent before the first answer is read.
     partitions
         Of every topic.
-    expected
-        How many answers to wait for.
     report
         Called now and then with "acknowledged" or "processed" records, by now.
 
@@ -170,7 +135,7 @@ def through_broker(
                 target = ProduceSettings(brokers=broker.address, topic=TOPICS.events)
                 sent = produce(records, target, lambda count: report("acknowledged", count)).sent
                 progress = _Progress(worker, sent, report)
-                return _collect(broker.address, partitions, expected, progress)
+                return _collect(broker.address, partitions, progress)
 
 
 def _environment(folder: Path, brokers: str, partitions: int) -> dict[str, str]:
@@ -216,18 +181,19 @@ class _Progress:
         return self._done >= self._sent and still_seconds > DRAIN_SECONDS
 
 
-def _collect(brokers: str, partitions: int, expected: int, progress: _Progress) -> Answers:
-    """Read answers until all are there, or no more can come."""
-    where = [TopicPartition(TOPICS.recommendations, number) for number in range(partitions)]
+def _collect(brokers: str, partitions: int, progress: _Progress) -> Emitted:
+    """Read all that comes out, until the worker is done."""
+    topics = {TOPICS.model_dump()[name]: name for name in OUTPUTS}
+    where = [TopicPartition(topic, number) for topic in topics for number in range(partitions)]
     consumer = KafkaConsumer(bootstrap_servers=brokers, enable_auto_commit=False)
-    answers: Answers = {}
+    emitted = Emitted()
     try:
         consumer.assign(where)
         consumer.seek_to_beginning(*where)
-        while len(answers) < expected and not progress.finished():
-            for records in consumer.poll(timeout_ms=1_000, max_records=10_000).values():
+        while not progress.finished():
+            for partition, records in consumer.poll(timeout_ms=1_000, max_records=10_000).items():
                 for record in records:
-                    _enter(answers, record.value)
+                    emitted.enter(topics[partition.topic], record.value)
     finally:
         consumer.close()
-    return answers
+    return emitted

@@ -73,7 +73,7 @@ def measure(
             seconds += cpu_seconds() - began
             place += len(batch.records)
             batches += 1
-            recommendations += len(outputs.records)
+            recommendations += sum(each.topic == "recommendations" for each in outputs.records)
             size += sum(len(key) + len(row or b"") for key, row in changes)
     events = sum(map(len, logs.values()))
     return Cost(

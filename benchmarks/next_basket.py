@@ -1,8 +1,9 @@
-"""How good the recommendations are: what a household buys next, asked before each of its baskets.
+"""How good the outputs are: what a household buys next, and whether it comes back.
 
 The purchases of completejourney stream through the program in time order. Before every basket from
 2017-11-05 on, a `recommend` event asks, and the ten products of the answer that the stream emits
-are compared with the products in the basket::
+are compared with the products in the basket. :mod:`benchmarks.churn` judges the predictions and
+alerts of the same streams::
 
     python -m benchmarks.next_basket                     through a broker and a worker
     python -m benchmarks.next_basket --direct            the same bytes, in this process
@@ -28,7 +29,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.basket_references import References
 from benchmarks.basket_report import BEST_REFERENCE, Result, Score, write
-from benchmarks.basket_runs import Answers, RunError, direct, through_broker
+from benchmarks.basket_runs import direct, through_broker
+from benchmarks.churn import read_orders
+from benchmarks.churn_report import Report, judge
+from benchmarks.emitted import Emitted, RunError
 from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
 from stream_app.event import Event, encode
@@ -173,28 +177,31 @@ def _summarise(rows: npt.NDArray[np.float64]) -> Score:
 # --- the run --------------------------------------------------------------------------------------
 
 
+class Options(msgspec.Struct, frozen=True):
+    """What to run: ``households`` of the shop (None: all), ``direct`` in this process."""
+
+    partitions: int = PARTITIONS
+    households: int | None = None
+    direct: bool = False
+    quiet: bool = False
+
+
 def choose(shop: CompleteJourney, count: int | None) -> frozenset[str] | None:
     """Return the ids of so many households, by the hash of their ids; None stands for all."""
     return None if count is None else frozenset(sorted(shop.households(), key=id_hash)[:count])
 
 
-def by_basket(answers: Answers) -> Answers:
+def by_basket(answers: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """Return answers by the basket that was asked for."""
     return {event_id.removeprefix(ASKED): items for event_id, items in answers.items()}
 
 
-def run_direct(households: int | None, partitions: int) -> Answers:
-    """Return the answers of a run in this process, by basket."""
+def stream(options: Options) -> Emitted:
+    """Return what one stream emits; a bar on standard error shows it."""
     shop = CompleteJourney()
-    records = to_records(read_baskets(shop, choose(shop, households)))
-    return by_basket(direct(records, partitions))
-
-
-def run_broker(
-    shop: CompleteJourney, households: int | None, partitions: int, baskets: int, *, quiet: bool
-) -> Answers:
-    """Return the answers of a run through a broker, by basket; a bar on standard error shows it."""
-    chosen = choose(shop, households)
+    chosen = choose(shop, options.households)
+    if options.direct:
+        return direct(to_records(read_baskets(shop, chosen)), options.partitions)
     total = sum(len(each.lines) + each.asked for each in read_baskets(shop, chosen))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
@@ -202,22 +209,22 @@ def run_broker(
         *columns,
         TimeElapsedColumn(),
         console=console,
-        disable=quiet or not console.is_terminal,
+        disable=options.quiet or not console.is_terminal,
     ) as bar:
         tasks = {name: bar.add_task(name, total=total) for name in ("acknowledged", "processed")}
         records = to_records(read_baskets(shop, chosen))
-        return by_basket(
-            through_broker(
-                records,
-                partitions,
-                baskets,
-                lambda name, count: bar.update(tasks[name], completed=count),
-            )
+        return through_broker(
+            records,
+            options.partitions,
+            lambda name, count: bar.update(tasks[name], completed=count),
         )
 
 
-def evaluate(options: argparse.Namespace) -> Result:
+def evaluate(options: Options) -> tuple[Result, Report | None]:
     """Run the program and the references over the same baskets, and score them.
+
+    A run of all households streams twice, with the partitions asked for and with one; churn is
+    judged on it only.
 
     Raises
     ------
@@ -229,24 +236,21 @@ def evaluate(options: argparse.Namespace) -> Result:
     began = monotonic_seconds()
     full = options.households is None
     with ExitStack() as stack:
-        single: Future[Answers] | None = None
+        single: Future[Emitted] | None = None
         if full and options.partitions != 1:
             # Beside the main run: it needs a core for some minutes.
             context = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=context))
-            single = pool.submit(run_direct, None, 1)
+            single = pool.submit(stream, msgspec.structs.replace(options, partitions=1, quiet=True))
         shop = CompleteJourney()
-        truth, references = learn_references(read_baskets(shop, choose(shop, options.households)))
+        chosen = choose(shop, options.households)
+        truth, references = learn_references(read_baskets(shop, chosen))
         if not truth:
             raise RunError("these households buy nothing in the window that is measured")
-        if options.direct:
-            answers = run_direct(options.households, options.partitions)
-        else:
-            answers = run_broker(
-                shop, options.households, options.partitions, len(truth), quiet=options.json
-            )
-        one_partition = score(single.result(), truth) if single else None
-    return Result(
+        main = stream(options)
+        one = single.result() if single else None
+    answers = by_basket(main.answers)
+    result = Result(
         baskets=len(truth),
         households=len({each.household for each in truth.values()}),
         partitions=options.partitions,
@@ -254,10 +258,13 @@ def evaluate(options: argparse.Namespace) -> Result:
         missing=len(truth.keys() - answers.keys()),
         score=score(answers, truth),
         lead=lead(answers, references[BEST_REFERENCE], truth),
-        one_partition=one_partition,
+        one_partition=score(by_basket(one.answers), truth) if one else None,
         references={name: score(each, truth) for name, each in references.items()},
         seconds=round(monotonic_seconds() - began, 1),
     )
+    streams = {options.partitions: main} | ({1: one} if one else {})
+    report = judge(read_orders(shop.events(chosen)), streams) if full else None
+    return result, report
 
 
 def _count(text: str) -> int:
@@ -284,18 +291,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.write and options.households is not None:
         parser.error("--write is for a full run, without --households")
+    chosen = Options(options.partitions, options.households, options.direct, options.json)
     try:
-        result = evaluate(options)
+        result, churn = evaluate(chosen)
     except (RunError, StreamAppError) as error:
         print(error, file=sys.stderr)
         return 1
     if not options.json:
-        Console(width=_COLUMNS).print(result.table())
-    if options.write:
-        write(result)
-    print(msgspec.json.encode(result.figures()).decode())
+        console = Console(width=_COLUMNS)
+        console.print(result.table())
+        if churn is not None:
+            console.print(churn.table())
+    if options.write and churn is not None:
+        write(result, churn)
+    figures = result.figures() | (churn.figures() if churn is not None else {})
+    print(msgspec.json.encode(figures).decode())
     poor = options.households is None and result.score.recall_at_10 < RECALL_MIN
-    return int(bool(result.missing) or poor)
+    lost = churn is not None and any(each.missing for each in churn.streams.values())
+    return int(bool(result.missing) or poor or lost)
 
 
 if __name__ == "__main__":

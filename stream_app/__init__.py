@@ -6,18 +6,26 @@ The house, its rooms in the order that an event passes through them::
     sources/            where events come from
       completejourney.py  the real shop of the demo
       jsonl.py            events in our own schema, a line each
+      synthetic.py        a seeded shop whose truth is known: synthetic_shop.py sets it up,
+                          synthetic_truth.py knows what is probable, synthetic_catalog.py stocks it,
+                          synthetic_visit.py plays its users, synthetic_faults.py breaks records
       produce.py          sends them to Kafka
     stages/             what happens to an event: a batch in and a batch out
       decode.py           1 bytes -> an event or a reject with a reason
       admit.py            2 drops repeats; owns consent and erasure
       timers.py           3 puts what falls due between two events between them
       features.py         4 history, session, activity and spending of a user
+      behavior.py         5 what a user is about to do: purchase, comment, share; learns from it
+      churn.py            6 how likely a user is to stay away, and when to say so
       candidates.py       7 whether to recommend, and a bounded pool of candidates
       score.py            8 scores of the candidates
       rerank.py           9 rules only: what may be shown, caps, exploration
       emit.py            10 records with ids, causes and CloudEvents headers
     steps.py            what passes between the stages
     tables.py           the bounded tables that candidates come from
+    learners.py         River's online learners, as rows
+    schedule.py         the timers in the rows, and one heap over them
+    judge.py            how right the predictions were that have come due
     pipeline.py         process(state, batch, context): the stages in order
     state.py            the rows of one partition
     runtime/            how a partition lives on Kafka
@@ -26,17 +34,19 @@ The house, its rooms in the order that an event passes through them::
       sink.py             one transaction for each batch and partition
       topics.py           making and checking the topics
       task.py             the owner of one partition
+      observe.py          committed batches, into the metrics
       worker.py           the partitions of one process
       catalog.py          the live catalogue
       app.py              the Faust app around them
     ops/                what people use and see
       health.py           /metrics, /healthz, /readyz
       watch.py            topics and users, on a terminal
+      words.py            predictions and alerts in words
       produce.py          events to Kafka, with a progress bar
       broker.py           the demo's embedded broker
-      demo.py             a real shop's year, live: demo_child.py and demo_worker.py run it,
-                          demo_feed.py feeds it, demo_story.py, demo_view.py and demo_result.py
-                          show it
+      demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
+                          demo_shops.py and demo_feed.py feed it, demo_story.py, demo_view.py,
+                          demo_learned.py and demo_result.py show it
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change

@@ -53,7 +53,8 @@ def _settings(**overrides: object) -> Settings:
     return settings
 
 
-Source = Literal["completejourney", "jsonl"]
+Source = Literal["completejourney", "jsonl", "synthetic"]
+DemoShop = Literal["completejourney", "synthetic"]
 Brokers = Annotated[str | None, typer.Option(help="host:port, more after commas")]
 
 
@@ -170,6 +171,9 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
     brokers: Brokers = None,
     file: Annotated[Path | None, typer.Option(help="of jsonl; else standard input")] = None,
     households: Annotated[int | None, typer.Option(min=1, help="of completejourney")] = None,
+    shop: Annotated[Literal["first", "second"] | None, typer.Option(help="of synthetic")] = None,
+    seed: Annotated[int | None, typer.Option(help="of synthetic; else 0")] = None,
+    truth: Annotated[Path | None, typer.Option(help="of synthetic: file to write to")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="records at most")] = None,
     rate: Annotated[float | None, typer.Option(help="records a second")] = None,
     speedup: Annotated[float | None, typer.Option(help="times as fast as it happened")] = None,
@@ -182,6 +186,9 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
     sending, and events older than that by more than stages.lateness_ms_max are late: they are
     learned from, but nothing is recommended. Date old ones anew with --now.
 
+    The source synthetic is a seeded shop with late, repeated and broken records among the others;
+    --truth writes beside them how probable a purchase, comment, share or churn was, as JSON lines.
+
     Example: stream-app produce --source completejourney --households 50 --rate 100 --now
     """
     from stream_app.ops import produce as producing  # noqa: PLC0415 - imports the clients
@@ -190,6 +197,9 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
         source=source,
         file=file,
         households=households,
+        shop=shop,
+        seed=seed,
+        truth=truth,
         limit=limit,
         rate=rate,
         speedup=speedup,
@@ -202,14 +212,20 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
 @app.command()
 def demo(
     events: Annotated[str, typer.Option(help="about how many, or all")] = "200000",
+    shop: Annotated[DemoShop, typer.Option(help="real purchases, or one that clicks")] = (
+        "completejourney"
+    ),
     *,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object only")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="leave all up until Ctrl-C")] = False,
 ) -> None:
-    """Watch recommendations of a real shop's year, on a broker and a worker of the demo's own."""
+    """Watch what is recommended and foreseen in a shop, on a broker and a worker of the demo's own.
+
+    Example: stream-app demo --shop synthetic
+    """
     from stream_app.ops import demo as show  # noqa: PLC0415 - imports the clients
 
-    raise typer.Exit(show.run(events, as_json=json, keep=keep))
+    raise typer.Exit(show.run(events, shop=shop, as_json=json, keep=keep))
 
 
 @app.command()

@@ -8,10 +8,18 @@
 import json
 import os
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -50,7 +58,53 @@ class StageSettings(BaseModel):
     exploration_share: float = Field(
         0.0, ge=0, le=0.5, description="of requests, one place explores"
     )
+    session_horizon_minutes: int = Field(
+        30, ge=1, le=1_440, description="how far behaviour is predicted where there are sessions"
+    )
+    horizon_days: int = Field(7, ge=1, le=28, description="the same where there are none")
+    learn_share_session: float = Field(
+        0.5, ge=0, le=1, description="of predictions in sessions, those learned from"
+    )
+    learn_share: float = Field(1.0, ge=0, le=1, description="the same outside sessions")
+    churn_horizon_days: int = Field(28, ge=7, le=28, description="no purchase for so long is churn")
+    churn_active_days: int = Field(
+        56, ge=7, le=365, description="the risk of who bought within them is assessed weekly"
+    )
+    silence_days: tuple[Annotated[int, Field(ge=1, le=365)], ...] = Field(
+        default=(10, 20, 30, 45), min_length=1, description="of silence that call for a look"
+    )
+    timer_jitter_minutes: int = Field(
+        360, ge=0, le=1_440, description="the weekly risk is spread over them; 0 in replays"
+    )
+    churn_watch: float = Field(0.3, gt=0, lt=1, description="risk that alerts, level `watch`")
+    churn_warning: float = Field(0.5, gt=0, lt=1, description="risk of level `warning`")
+    churn_critical: float = Field(0.7, gt=0, lt=1, description="risk of level `critical`")
+    churn_hysteresis: float = Field(
+        0.1, ge=0, lt=1, description="so far below a level's risk the level ends"
+    )
+    churn_cooldown_days: int = Field(
+        14, ge=0, le=365, description="between two alerts of a user, unless it gets graver"
+    )
+    offers: dict[Literal["watch", "warning", "critical"], str] = Field(
+        default={"watch": "reminder", "warning": "free-delivery", "critical": "discount"},
+        description="what to offer, by an alert's level",
+    )
     seed: str = Field("stream-app", description="key of every draw")
+
+    @field_validator("silence_days")
+    @classmethod
+    def _rising(cls, days: tuple[int, ...]) -> tuple[int, ...]:
+        if list(days) != sorted(set(days)):
+            raise ValueError("should rise from one to the next")
+        return days
+
+    @model_validator(mode="after")
+    def _levels_rise(self) -> "StageSettings":
+        if not self.churn_watch < self.churn_warning < self.churn_critical:
+            raise ValueError(
+                "churn_watch, churn_warning and churn_critical should rise from one to the next"
+            )
+        return self
 
 
 class TopicSettings(BaseModel):
@@ -112,6 +166,11 @@ class Settings(BaseSettings):
         toml = TomlConfigSettingsSource(settings_cls, toml_file=_file())
         return init_settings, env_settings, toml
 
+    @cached_property
+    def stages_in_effect(self) -> StageSettings:
+        """What the stages go by: in a replay, timers without jitter."""
+        return self.stages.model_copy(update={"timer_jitter_minutes": 0} if self.replay else {})
+
     def topic(self, logical: str) -> str:
         """Return the real name of a topic by its field in :class:`TopicSettings`."""
         name: str = getattr(self.topics, logical)
@@ -144,6 +203,7 @@ def load(**overrides: object) -> Settings:
 
 
 _FILE_VARIABLE = "STREAM_APP_CONFIG"
+_JSON = (frozenset, tuple, dict)  # settings of these types are given as JSON
 _SECTIONS: dict[str, type[BaseModel]] = {"stages": StageSettings, "topics": TopicSettings}
 
 
@@ -174,7 +234,7 @@ def _check_variables() -> None:
         if field is None:
             allowed = ", ".join(sorted(fields)) or f"no settings inside {head}"
             raise ConfigError(f"{variable}: there is no such setting; there are: {allowed}")
-        if get_origin(field.annotation) is frozenset or field.annotation in _SECTIONS.values():
+        if get_origin(field.annotation) in _JSON or field.annotation in _SECTIONS.values():
             try:
                 json.loads(value)
             except ValueError:

@@ -130,27 +130,36 @@ class Recommendation(Struct, frozen=True, kw_only=True):
     catalog_version: str
 
 
+Target = Literal["purchase", "comment", "share", "churn"]
+
+
 class Prediction(Struct, frozen=True, kw_only=True):
-    """The probability that a user does ``target`` within ``horizon_ms`` of ``timestamp``."""
+    """How probable it is, by target, that a user does it within ``horizon_ms`` of ``timestamp``.
+
+    The target ``churn`` is that the user buys nothing. A target that the model has not seen enough
+    of is left out. A prediction without ``cause`` was due at its time.
+    """
 
     prediction_id: str
     user_id: str
     timestamp: int
-    target: Literal["purchase", "comment", "share", "churn"]
     horizon_ms: int
-    probability: float
+    probabilities: dict[Target, float]
     cause: Cause | None
     model: str
     model_version: str
-    fallback_level: str | None
 
 
 class ChurnAlert(Struct, frozen=True, kw_only=True):
-    """A user at risk of leaving: how likely, how grave, why, and what to offer."""
+    """A user at risk of leaving: how likely, how grave, why, and what to offer.
+
+    ``risk`` is the probability that the user buys nothing within ``horizon_ms`` of ``timestamp``.
+    """
 
     alert_id: str
     user_id: str
     timestamp: int
+    horizon_ms: int
     risk: float
     level: Literal["watch", "warning", "critical"]
     reasons: list[str]

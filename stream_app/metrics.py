@@ -42,6 +42,49 @@ RESTORE_SECONDS = Histogram(
 )
 PARTITIONS = Gauge("stream_app_partitions_assigned", "Partitions that this worker owns")
 
+# What is said of users, and how right it was; horizons are written as `30m` or `7d`. The gauges are
+# of one partition, or of all of this process, and NaN while the cases cannot tell.
+ALL_PARTITIONS = "all"
+_JUDGED = ["target", "horizon", "partition"]
+PREDICTIONS = Counter(
+    "stream_app_predictions_total",
+    "Probabilities sent, by target and horizon",
+    ["target", "horizon"],
+)
+CHURN_ALERTS = Counter("stream_app_churn_alerts_total", "Churn alerts sent, by level", ["level"])
+JUDGED = Counter(
+    "stream_app_judged_total", "Predictions whose outcome is known, each counted once", _JUDGED
+)
+DRIFTS = Counter(
+    "stream_app_drifts_total",
+    "Changes of the mean squared error that ADWIN found, by direction",
+    ["target", "horizon", "direction"],
+)
+BASE_RATE = Gauge("stream_app_base_rate", "Share of cases where it happened", _JUDGED)
+AUC = Gauge("stream_app_auc", "Area under the ROC curve of all cases so far", _JUDGED)
+LOG_LOSS = Gauge("stream_app_log_loss", "Mean log loss, in nats", _JUDGED)
+CALIBRATION_ERROR = Gauge(
+    "stream_app_calibration_error", "Expected calibration error over 10 bins", _JUDGED
+)
+PRECISION = Gauge("stream_app_precision", "Precision at the threshold", _JUDGED)
+RECALL = Gauge("stream_app_recall", "Recall at the threshold", _JUDGED)
+F1 = Gauge("stream_app_f1", "F1 at the threshold", _JUDGED)
+LABEL_DELAY_SECONDS = Gauge(
+    "stream_app_label_delay_seconds",
+    "Mean log time from a prediction until its outcome was known",
+    _JUDGED,
+)
+PLACES = Counter(
+    "stream_app_recommended_places_total",
+    "Items recommended, shown, clicked and bought, by their place in the recommendation",
+    ["event", "place"],
+)
+SOURCES = Counter(
+    "stream_app_recommended_sources_total",
+    "The same by the source of the candidate; one of several sources counts for each",
+    ["event", "source"],
+)
+
 
 class StageTimer:
     """Measures the stages of a batch: ``start`` before the first, ``lap`` after each."""

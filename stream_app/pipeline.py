@@ -12,16 +12,29 @@ from stream_app.config import StageSettings
 from stream_app.event import Catalog
 from stream_app.stages import timers
 from stream_app.stages.admit import admit, expire
+from stream_app.stages.behavior import foresee
 from stream_app.stages.candidates import propose
+from stream_app.stages.churn import assess
 from stream_app.stages.decode import decode
 from stream_app.stages.emit import emit
 from stream_app.stages.features import describe
 from stream_app.stages.rerank import rerank
 from stream_app.stages.score import score
 from stream_app.state import PartitionState
-from stream_app.steps import Batch, OutputRecord, Outside, RawRecord, Step
+from stream_app.steps import Answers, Batch, Joined, Judged, OutputRecord, Outside, RawRecord, Step
 
-STAGES = ("decode", "admit", "timers", "features", "candidates", "score", "rerank", "emit")
+STAGES = (
+    "decode",
+    "admit",
+    "timers",
+    "features",
+    "behavior",
+    "churn",
+    "candidates",
+    "score",
+    "rerank",
+    "emit",
+)
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -35,10 +48,16 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class Outputs(msgspec.Struct, frozen=True):
-    """The records to produce, and the steps that they follow from."""
+    """The records to produce, the steps that they follow from, and how right earlier ones were.
+
+    ``answers`` is what the records say, before it was encoded.
+    """
 
     records: list[OutputRecord]
     steps: list[Step]
+    judged: list[Judged]
+    joined: list[Joined]
+    answers: Answers = Answers()
 
 
 def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
@@ -58,16 +77,21 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     expire(state.admissions, steps, settings)
     views = describe(state.profiles, steps, settings)
     lap("features")
+    forecasts, judged = foresee(state.foresight, steps, views, settings)
+    lap("behavior")
+    assessed = assess(state.watchlist, steps, views, settings)
+    lap("churn")
     requests = propose(state.tables, steps, views, settings)
     lap("candidates")
     scored = score(requests)
     lap("score")
     ranked = rerank(requests, scored, context.catalog, settings)
     lap("rerank")
-    records = emit(state.notes, batch, steps, ranked, context.outside)
+    answers = Answers(ranked, [*forecasts, *assessed.forecasts], assessed.alarms)
+    records, joined = emit(state.notes, batch, steps, answers, context.outside)
     state.account(steps, batch.records[-1].offset + 1 if batch.records else None)
     lap("emit")
-    return Outputs(records, steps)
+    return Outputs(records, steps, judged + assessed.judged, joined, answers)
 
 
 def next_batch(

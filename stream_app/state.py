@@ -1,12 +1,13 @@
 """The state of one partition: all its rows, what each stage may reach of them, and the accounting.
 
-======== ===================== ==========================================
-row      key in the topic      sections, with their most bytes
-======== ===================== ==========================================
-user     ``u`` + id            timers, admit, features, candidates, emit
-item     ``i`` + 64-bit hash   timers, candidates
+========= ===================== =========================================================
+row       key in the topic      sections, with their most bytes
+========= ===================== =========================================================
+user      ``u`` + id            timers, admit, features, candidates, emit, behavior, churn
+item      ``i`` + 64-bit hash   timers, candidates
+learner   ``l`` + name          behavior-session, behavior-days, churn: each in a row of its own
 partition ``p``                ledger, candidates
-======== ===================== ==========================================
+========= ===================== =========================================================
 
 A row of a user takes at most 3 KiB. Only rows that were touched are written.
 """
@@ -18,13 +19,14 @@ from struct import Struct
 
 import msgspec
 
-from stream_app import tables
+from stream_app import schedule, tables
 from stream_app.codec import K, Rows, Sections, SectionSpec
 from stream_app.errors import StateError, TopicError
-from stream_app.stages import admit, candidates, emit, features, timers
+from stream_app.stages import admit, behavior, candidates, churn, emit, features
 from stream_app.steps import Admitted, Duplicate, Reject, Step, Tick
 
 USER_ROW_BYTES_MAX = 3 * 1024
+LEARNER_BYTES_MAX = 8 * 1024
 PARTITION_KEY = "p"
 _HASH_BYTES = 8  # of an item's key
 
@@ -63,16 +65,24 @@ class Ledger(msgspec.Struct):
 
 
 USER_LAYOUT = (
-    SectionSpec("timers", timers.UserTimers.decode, timers.USER_BYTES_MAX),
+    SectionSpec("timers", schedule.UserTimers.decode, schedule.USER_BYTES_MAX),
     SectionSpec("admit", admit.Admission.decode, admit.BYTES_MAX),
     SectionSpec("features", features.Profile.decode, features.BYTES_MAX),
     SectionSpec("candidates", tables.Repeats.decode, tables.REPEATS_BYTES_MAX),
     SectionSpec("emit", emit.Notes.decode, emit.BYTES_MAX),
+    SectionSpec("behavior", behavior.Outlook.decode, behavior.BYTES_MAX),
+    SectionSpec("churn", churn.Watch.decode, churn.BYTES_MAX),
 )
 ITEM_LAYOUT = (
-    SectionSpec("timers", timers.ItemTimers.decode, timers.ITEM_BYTES_MAX),
+    SectionSpec("timers", schedule.ItemTimers.decode, schedule.ITEM_BYTES_MAX),
     SectionSpec("candidates", tables.ItemFacts.decode, tables.ITEM_BYTES_MAX),
 )
+LEARNER_LAYOUT = (
+    SectionSpec(behavior.SESSION, behavior.decode_session, LEARNER_BYTES_MAX),
+    SectionSpec(behavior.DAYS, behavior.decode_days, LEARNER_BYTES_MAX),
+    SectionSpec(churn.LEARNER, churn.decode_learner, LEARNER_BYTES_MAX),
+)
+_LEARNERS = frozenset(spec.name.encode() for spec in LEARNER_LAYOUT)
 PARTITION_LAYOUT = (
     SectionSpec("ledger", Ledger.decode, _LEDGER.size + 64),
     SectionSpec("candidates", tables.TopLists.decode, tables.TOP_BYTES_MAX),
@@ -91,17 +101,22 @@ class PartitionState:
     def __init__(self, live_max: int = 20_000) -> None:
         self._users: Rows[str] = Rows(USER_LAYOUT, live_max)
         self._items: Rows[int] = Rows(ITEM_LAYOUT, live_max)
+        self._learners: Rows[str] = Rows(LEARNER_LAYOUT, live_max=8)
         self._partition: Rows[str] = Rows(PARTITION_LAYOUT, 1)
         self.admissions: Sections[str, admit.Admission] = Sections(self._users, 1)
         self.profiles: Sections[str, features.Profile] = Sections(self._users, 2)
         self.notes: Sections[str, emit.Notes] = Sections(self._users, 4)
+        self.foresight = behavior.Foresight(
+            Sections(self._users, 5), Sections(self._learners, 0), Sections(self._learners, 1)
+        )
+        self.watchlist = churn.Watchlist(Sections(self._users, 6), Sections(self._learners, 2))
         self.tables = candidates.Tables(
             Sections(self._users, 3),
             Sections(self._items, 1),
             Sections(self._partition, 1),
             PARTITION_KEY,
         )
-        self.timers = timers.Timers(Sections(self._users, 0), Sections(self._items, 0))
+        self.timers = schedule.Timers(Sections(self._users, 0), Sections(self._items, 0))
         self._ledgers: Sections[str, Ledger] = Sections(self._partition, 0)
 
     @classmethod
@@ -132,6 +147,8 @@ class PartitionState:
             _put(self._users, user_id, value)
         elif kind == b"i" and len(rest) == _HASH_BYTES:
             _put(self._items, int.from_bytes(rest, "big"), value)
+        elif kind == b"l" and rest in _LEARNERS:
+            _put(self._learners, rest.decode(), value)
         elif key == b"p":
             _put(self._partition, PARTITION_KEY, value)
         else:
@@ -149,7 +166,11 @@ class PartitionState:
         ------
         TopicError
             When the state was built from another topic or another number of partitions.
+        StateError
+            When the partition's row, or that of a learner, cannot be read.
         """
+        for name in self._learners.encoded:
+            self._learners.find(name)  # else a damaged row would stop the first prediction
         ledger = self.ledger
         if ledger.position < 0:
             ledger = self._ledgers.touch(PARTITION_KEY)
@@ -189,6 +210,7 @@ class PartitionState:
                 (b"i" + key.to_bytes(_HASH_BYTES, "big"), value)
                 for key, value in self._items.changes()
             ),
+            *((b"l" + key.encode(), value) for key, value in self._learners.changes()),
             *((b"p", value) for _, value in self._partition.changes()),
         ]
 
@@ -200,6 +222,7 @@ class PartitionState:
                 b"i" + key.to_bytes(_HASH_BYTES, "big"): value
                 for key, value in self._items.encoded.items()
             },
+            **{b"l" + key.encode(): value for key, value in self._learners.encoded.items()},
             **dict.fromkeys([b"p"] * len(self._partition), self._partition.encoded.get("p", b"")),
         }
 

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from stream_app.event import Event, RejectReason
+from stream_app.event import Event, RejectReason, Target
 
 
 class RawRecord(Protocol):
@@ -60,13 +60,17 @@ class Admitted(Struct, frozen=True):
     """An arrival that is no repeat.
 
     ``key`` names the user's row; ``profiled`` says whether consent allows updating and using a
-    profile; an ``untouchable`` event predates an erasure.
+    profile; an ``untouchable`` event predates an erasure. ``timers`` says whether behaviour is
+    ``predicted`` here, and when the horizon closes: ``closes_ms`` of log time, 0 where nobody waits
+    for what comes of it.
     """
 
     arrival: Arrival
     key: str
     profiled: bool
     untouchable: bool = False
+    predicted: bool = False
+    closes_ms: int = 0
 
     @property
     def log_ms(self) -> int:
@@ -98,13 +102,17 @@ class Reject(Struct, frozen=True):
 
 
 class Due(Struct, frozen=True):
-    """A timer that fired: of ``scope`` user or item, for the row ``key``, set to ``due_ms``."""
+    """A timer that fired: of ``scope`` user or item, for the row ``key``, set to ``due_ms``.
+
+    ``closes_ms`` is when the horizon of what it asks for closes, 0 where nobody waits for that.
+    """
 
     scope: Literal["user", "item"]
     key: str | int
     kind: str
     due_ms: int
     log_ms: int
+    closes_ms: int = 0
 
 
 class OutputRecord(Struct, frozen=True):
@@ -147,25 +155,37 @@ class UserView(Struct, frozen=True):
 
     ``items`` are hashes of item ids, ``seconds`` event times since the epoch, ``kinds`` places in
     :data:`stream_app.event.EVENT_TYPES`. ``activity`` holds decayed counts, for each type of event
-    one a half-life. Gaps, spans and ages are in days, spending in the shop's currency, decayed with
-    a half-life of 30 days.
+    one a half-life. Visits are sessions. Gaps, spans and ages are in days, spending in the shop's
+    currency, decayed with a half-life of 30 days. ``recent_orders`` are decayed counts of orders
+    (half-lives 7 and 28 days); ``order_weeks`` has a bit for each week with an order, this week's
+    the lowest; ``idle_days`` sums what of each gap exceeded 14 days; ``long_gaps`` counts gaps by
+    how long.
     """
 
-    items: tuple[int, ...]
-    seconds: tuple[int, ...]
-    kinds: bytes
-    session_events: int
-    session_views: int
-    session_carts: int
-    session_purchases: int
-    session_seconds: int
-    activity: tuple[float, ...]
-    orders: int
-    order_gap_days: float
-    order_age_days: float
-    tenure_days: float
-    spend: float
-    last_order_value: float
+    items: tuple[int, ...] = ()
+    seconds: tuple[int, ...] = ()
+    kinds: bytes = b""
+    session_events: int = 0
+    session_views: int = 0
+    session_carts: int = 0
+    session_purchases: int = 0
+    session_seconds: int = 0
+    session_price: float = 0.0
+    visits: int = 0
+    visit_gap_days: float = 0.0
+    visit_age_days: float = 0.0
+    activity: tuple[float, ...] = ()
+    orders: int = 0
+    order_gap_days: float = 0.0
+    order_age_days: float = 0.0
+    tenure_days: float = 0.0
+    spend: float = 0.0
+    last_order_value: float = 0.0
+    last_gap_days: float = 0.0
+    recent_orders: tuple[float, ...] = ()
+    order_weeks: int = 0
+    idle_days: float = 0.0
+    long_gaps: tuple[int, ...] = ()
 
 
 class Request(Struct, frozen=True):
@@ -210,11 +230,77 @@ class Ranked(Struct, frozen=True):
     variant: str
 
 
+class Answers(Struct, frozen=True):
+    """Everything that a batch gives rise to, each with the place of its step; to be emitted."""
+
+    ranked: Sequence[Ranked] = ()
+    forecasts: Sequence["Forecast"] = ()
+    alarms: Sequence["Alarm"] = ()
+
+
 class Outside(Struct, frozen=True):
     """What an output says of the world outside the log: catalogue and service level."""
 
     catalog_version: str = "0"
     service_level: int = 0
+
+
+Level = Literal["watch", "warning", "critical"]
+
+
+class Forecast(Struct, frozen=True):
+    """Probabilities, by target, that something happens within ``horizon_ms`` of ``time_ms``.
+
+    ``step`` is the place of what it was made at.
+    """
+
+    step: int
+    user_id: str
+    time_ms: int
+    horizon_ms: int
+    probabilities: dict[Target, float]
+    model: str
+
+
+class Alarm(Struct, frozen=True):
+    """A user at risk of leaving: how grave, in words what raised the risk, and what to offer."""
+
+    step: int
+    user_id: str
+    time_ms: int
+    horizon_ms: int
+    risk: float
+    level: Level
+    reasons: tuple[str, ...]
+    offer: str | None
+    model: str
+
+
+class Judged(Struct, frozen=True):
+    """A prediction whose horizon has closed: what was said, what came of it.
+
+    ``horizon_ms`` tells apart predictions of one target for short and long; ``delay_ms`` is log
+    time from the prediction until its outcome was known.
+    """
+
+    target: str
+    horizon_ms: int
+    probability: float
+    happened: bool
+    delay_ms: int = 0
+
+
+class Joined(Struct, frozen=True):
+    """An event that follows from a recommendation: what the user did with the item shown.
+
+    ``place`` counts from 1; ``sources`` are bits of :data:`SOURCES`. A purchase that names no
+    recommendation is joined by its item and has ``named`` false.
+    """
+
+    event_type: str
+    place: int
+    sources: int
+    named: bool
 
 
 Decoded = Arrival | Reject | Tick

@@ -16,6 +16,7 @@ from stream_app.event import Event, Item, encode
 from stream_app.hashing import id_hash
 from stream_app.pipeline import Context, Outputs, next_batch, process
 from stream_app.stages.decode import TICK_VALUE
+from stream_app.stages.emit import JOINED_EVENTS
 from stream_app.stages.features import NOBODY
 from stream_app.state import PartitionState
 from stream_app.steps import (
@@ -23,6 +24,8 @@ from stream_app.steps import (
     Admitted,
     Arrival,
     Due,
+    Joined,
+    Judged,
     OutputRecord,
     RawRecord,
     Request,
@@ -121,7 +124,7 @@ def lenient(**over: Any) -> StageSettings:
 
 
 USERS = 5
-OTHER_TYPES = ("cart", "click", "comment", "share", "search", "recommend")
+OTHER_TYPES = ("cart", "click", "comment", "share", "search", "recommend", "impression")
 TYPES = (*["view"] * 4, *["purchase"] * 2, *OTHER_TYPES)
 
 
@@ -132,11 +135,14 @@ def _draw(rng: random.Random, offset: int, log_ms: int, items: int) -> Record:
         "type": kind,
         "user_id": f"u-{rng.randrange(USERS)}",
         "item_id": f"i-{min(rng.randrange(items), rng.randrange(items))}",
-        "session_id": f"s-{rng.randrange(3)}",
+        "session_id": f"s-{rng.randrange(3)}" if rng.random() < 0.6 else None,
         "text": "red shoes",
     }
     if kind == "purchase":
         over |= {"order_id": f"o-{offset // 3}", "price": rng.choice([0.5, 3.0, 12.25])}
+    if kind in JOINED_EVENTS and rng.random() < 0.7:
+        asked = max(offset - rng.randrange(1, 12), 0)  # an earlier record, which may be answered
+        over["recommendation_id"] = f"{TOPIC}-0-{asked}-recommendation"
     chance = rng.random()
     if chance < 0.04:
         over["timestamp"] = log_ms - rng.randrange(2 * DAY_MS)
@@ -185,17 +191,38 @@ def fresh(live_max: int = 1_000) -> PartitionState:
     return state
 
 
+class Passed(msgspec.Struct):
+    """What a whole log has given: the outputs of all batches, joined."""
+
+    records: list[OutputRecord] = []
+    steps: list[Step] = []
+    judged: list[Judged] = []
+    joined: list[Joined] = []
+
+    @property
+    def judged_by_stage(self) -> tuple[list[Judged], list[Judged]]:
+        """What `behavior` judged and what `churn` did; in a batch one comes after the other."""
+        churn = [one for one in self.judged if one.target == "churn"]
+        return [one for one in self.judged if one.target != "churn"], churn
+
+    def add(self, done: Outputs) -> None:
+        """Append what one batch has given."""
+        self.records += done.records
+        self.steps += done.steps
+        self.judged += done.judged
+        self.joined += done.joined
+
+
 def run(
     state: PartitionState,
     records: Sequence[RawRecord],
     settings: StageSettings = SETTINGS,
     records_max: int = 128,
     **over: Any,
-) -> Outputs:
+) -> Passed:
     """Return what comes of a log, batch after batch, each followed by the commit of its rows."""
     given = context(settings, **over)
-    out: list[OutputRecord] = []
-    steps: list[Step] = []
+    passed = Passed()
     place = 0
     while place < len(records):
         window = records[place : place + records_max]
@@ -203,9 +230,8 @@ def run(
         done = process(state, piece, given)
         state.changes()
         place += len(piece.records)
-        out += done.records
-        steps += done.steps
-    return Outputs(out, steps)
+        passed.add(done)
+    return passed
 
 
 def dues(steps: Sequence[Step]) -> list[Due]:

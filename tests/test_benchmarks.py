@@ -13,6 +13,7 @@ from benchmarks.gauges import cpu_of, percentile
 from benchmarks.workload import purchases, to_logs, with_requests
 from stream_app.event import encode
 from stream_app.pipeline import STAGES
+from stream_app.steps import Admitted, Due
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = 3_000
@@ -99,7 +100,11 @@ def test_stages_alone_do_what_they_do_together() -> None:
     prepared = stages.prepare(log, partition)
     asked = sum(b'"type":"recommend"' in (record.value or b"") for record in log)
     assert prepared.events == sum(len(each.batch.records) for each in prepared.slices)
-    assert asked == sum(len(each.ranked) for each in prepared.slices)
+    assert asked == sum(len(each.answers.ranked) for each in prepared.slices)
+    steps = [step for each in prepared.slices for step in each.steps]
+    kinds = {step.kind for step in steps if isinstance(step, Due)}
+    assert kinds >= {"label", "churn", "churn-label", "silence"}
+    assert any(isinstance(step, Admitted) and step.predicted for step in steps)
 
 
 def test_stages_refuse_an_unknown_name() -> None:

@@ -1,29 +1,36 @@
 """Rows and sections: encoding and decoding are exact, and bad bytes are noticed."""
 
+import random
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream_app import schedule
 from stream_app.codec import ROW_VERSION, Row, Rows, Section, Sections, SectionSpec, split_row
 from stream_app.errors import StateError
+from stream_app.learners import Learner
+from stream_app.schedule import SLOTS_MAX, ItemTimers, UserTimers
+from stream_app.stages import behavior, churn
 from stream_app.stages.admit import RING_SIZE, Admission
 from stream_app.stages.emit import NOTE_ITEMS_MAX, NOTES_SIZE, Note, Notes
 from stream_app.stages.features import (
     _ACTIVITY_SIZE,
     HISTORY_SIZE,
+    LONG_GAPS_DAYS,
+    ORDER_HALF_LIVES_DAYS,
     Activity,
     History,
     Profile,
+    Rhythm,
     Session,
     Spend,
 )
-from stream_app.stages.timers import SLOTS_MAX, ItemTimers, UserTimers
-from stream_app.state import ITEM_LAYOUT, PARTITION_LAYOUT, USER_LAYOUT, Ledger
+from stream_app.state import ITEM_LAYOUT, LEARNER_LAYOUT, PARTITION_LAYOUT, USER_LAYOUT, Ledger
 from stream_app.tables import (
     NEIGHBOURS_SIZE,
     REPEATS_SIZE,
@@ -38,6 +45,7 @@ UINT64 = st.integers(0, 2**64 - 1)
 UINT32 = st.integers(0, 2**32 - 1)
 UINT16 = st.integers(0, 2**16 - 1)
 UINT8 = st.integers(0, 255)
+HALF = st.floats(width=16, allow_nan=False, allow_infinity=False)
 SINGLE = st.floats(width=32, allow_nan=False)
 DOUBLE = st.floats(allow_nan=False)
 ID = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128)
@@ -86,22 +94,69 @@ def profiles(draw: st.DrawFn) -> Profile:
     session = st.builds(Session, UINT64, UINT32, UINT32, UINT16, UINT16, UINT16, UINT16)
     spend = st.builds(Spend, UINT64, UINT32, UINT32, UINT32, SINGLE, SINGLE, SINGLE)
     activity = st.builds(Activity, UINT32, arrays("f", SINGLE, _ACTIVITY_SIZE))
-    return Profile(draw(session), draw(activity), draw(spend), history)
+    rhythm = st.builds(
+        Rhythm,
+        UINT16,
+        SINGLE,
+        SINGLE,
+        st.tuples(*[SINGLE] * len(ORDER_HALF_LIVES_DAYS)),
+        st.tuples(*[UINT16] * len(LONG_GAPS_DAYS)),
+    )
+    return Profile(draw(session), draw(activity), draw(spend), draw(rhythm), history)
 
 
-NOTE = st.builds(Note, UINT64, UINT32, st.lists(UINT64, max_size=NOTE_ITEMS_MAX).map(tuple))
+@st.composite
+def notes(draw: st.DrawFn) -> Note:
+    """Draw what is remembered of a recommendation."""
+    items = tuple(draw(st.lists(UINT64, max_size=NOTE_ITEMS_MAX)))
+    sources = draw(st.binary(min_size=len(items), max_size=len(items)))
+    return Note(draw(UINT64), draw(UINT32), items, sources)
+
+
+def learners(make: Callable[[bytes], Learner]) -> st.SearchStrategy[Learner]:
+    """Return learners that have seen a few samples."""
+
+    def learned(count: int, seed: int) -> Learner:
+        learner, rng = make(b""), random.Random(seed)
+        for _ in range(count):
+            features = {name: rng.gauss(0, 3) for name in learner.names}
+            learner.learn(features, [rng.random() < 0.5 for _ in learner.targets])
+        return learner
+
+    return st.builds(learned, st.integers(0, 3), st.integers(0, 999))
+
+
+@st.composite
+def outlooks(draw: st.DrawFn) -> behavior.Pending:
+    """Draw a prediction of behaviour that waits."""
+    flags = draw(UINT8)
+    vector = behavior.SESSION_VECTOR if flags & behavior._IN_SESSION else behavior.DAYS_VECTOR
+    probabilities = draw(st.tuples(*[HALF] * len(behavior.TARGETS)))
+    features = draw(st.binary(min_size=vector.bytes, max_size=vector.bytes))
+    return behavior.Pending(draw(INT64), draw(UINT32), flags, probabilities, features)
+
+
+FEATURES = st.binary(min_size=churn.VECTOR.bytes, max_size=churn.VECTOR.bytes)
+RISK = st.builds(churn.Pending, INT64, HALF, st.booleans(), FEATURES)
 TOP = st.dictionaries(UINT64, DOUBLE, max_size=TOP_SIZE // 4)
 RING = st.integers(0, RING_SIZE).flatmap(lambda n: arrays("Q", UINT64, n))
 SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("user", "timers"): st.builds(
-        UserTimers, INT64, st.dictionaries(st.integers(0, SLOTS_MAX - 1), INT64)
+        UserTimers, INT64, INT64, INT64, st.dictionaries(st.integers(0, SLOTS_MAX - 1), INT64)
     ),
     ("user", "admit"): st.builds(Admission, INT64, INT64, INT64, consent=st.booleans(), ring=RING),
     ("user", "features"): profiles(),
     ("user", "candidates"): repeats(),
-    ("user", "emit"): st.builds(Notes, st.lists(NOTE, max_size=NOTES_SIZE)),
+    ("user", "emit"): st.builds(Notes, st.lists(notes(), max_size=NOTES_SIZE)),
+    ("user", "behavior"): st.builds(
+        behavior.Outlook, st.lists(outlooks(), max_size=len(schedule.LABELS))
+    ),
+    ("user", "churn"): st.builds(
+        churn.Watch, INT64, UINT8, st.lists(RISK, max_size=len(schedule.CHURN_LABELS))
+    ),
     ("item", "timers"): st.builds(ItemTimers, INT64, INT64, DOUBLE),
     ("item", "candidates"): item_facts(),
+    **{("learner", spec.name): learners(spec.decode) for spec in LEARNER_LAYOUT},
     ("partition", "ledger"): st.builds(
         Ledger,
         INT64,
@@ -116,7 +171,12 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ),
     ("partition", "candidates"): st.builds(TopLists, DOUBLE, DOUBLE, TOP, TOP),
 }
-LAYOUTS = {"user": USER_LAYOUT, "item": ITEM_LAYOUT, "partition": PARTITION_LAYOUT}
+LAYOUTS = {
+    "user": USER_LAYOUT,
+    "item": ITEM_LAYOUT,
+    "learner": LEARNER_LAYOUT,
+    "partition": PARTITION_LAYOUT,
+}
 
 
 def test_sections_are_all_tested() -> None:
@@ -136,7 +196,7 @@ def test_section_survives_encoding(kind: str, name: str, data: st.DataObject) ->
     again = spec.decode(encoded)
     assert again.encode() == encoded
     assert len(encoded) <= spec.bytes_max
-    if name != "features":  # made of plain classes, which do not compare
+    if name != "features" and kind != "learner":  # made of plain classes, which do not compare
         assert again == section
 
 

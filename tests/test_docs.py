@@ -66,9 +66,9 @@ def section(text: str, title: str) -> str:
 def shown(field: FieldInfo) -> str:
     """Return a default as the tables show it."""
     value = field.default
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel | dict):
         return "a table"
-    if isinstance(value, frozenset):
+    if isinstance(value, frozenset | tuple):
         return ", ".join(f"`{each}`" for each in sorted(value))
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
@@ -135,12 +135,25 @@ def test_events_and_items_are_described() -> None:
 )
 def test_budgets_are_those_of_the_state(kind: str, layout: Any) -> None:
     """The bytes that the docs give for rows and sections are those of the layouts."""
-    _, _, sections, total = re.split(
-        r"\s*\|\s*", _line(doc("architecture.md"), f"| {kind} |").strip("| ")
-    )
+    sections, total = _budget(kind)
     assert sections == ", ".join(f"{spec.name} {spec.bytes_max:,}" for spec in layout)
     frame = 6 + 2 * len(layout)
     assert total == f"{sum(spec.bytes_max for spec in layout) + frame:,}"
+
+
+def test_budget_of_a_learner_is_that_of_the_state() -> None:
+    """A row of a learner has one of the sections, at most as large as the docs say."""
+    sections, total = _budget("learner")
+    names = " or ".join(spec.name for spec in state.LEARNER_LAYOUT)
+    assert sections == f"{names} {state.LEARNER_BYTES_MAX:,}"
+    assert total == f"{state.LEARNER_BYTES_MAX + 6 + 2 * len(state.LEARNER_LAYOUT):,}"
+
+
+def _budget(kind: str) -> tuple[str, str]:
+    """Return the sections and the total that the table gives for a kind of row."""
+    line = _line(doc("architecture.md"), f"| {kind} |").strip("| ")
+    _, _, sections, total = re.split(r"\s*\|\s*", line)
+    return sections, total
 
 
 def _line(text: str, start: str) -> str:

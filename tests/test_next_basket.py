@@ -8,7 +8,8 @@ import pytest
 from benchmarks import basket_runs, next_basket
 from benchmarks.basket_references import Frequency, Popularity, References
 from benchmarks.basket_report import Result, Score, page
-from benchmarks.next_basket import FROM_MS, TO_MS, Basket, Truth, lead, score, to_records
+from benchmarks.emitted import Emitted, RunError
+from benchmarks.next_basket import FROM_MS, TO_MS, Basket, Options, Truth, lead, score, to_records
 from stream_app.event import Event
 from stream_app.sources.completejourney import CompleteJourney
 
@@ -127,9 +128,10 @@ def test_direct_run_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPat
     runs = []
     for size in (1, 128):
         monkeypatch.setattr(basket_runs, "BATCH_RECORDS", size)
-        runs.append(next_basket.run_direct(4, 2))
+        runs.append(next_basket.stream(Options(partitions=2, households=4, direct=True)))
     assert runs[0] == runs[1]
-    assert runs[0]
+    assert runs[0].answers
+    assert runs[0].tables["purchase"]
 
 
 def test_short_run_answers_every_basket(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,19 +150,21 @@ def test_missing_answer_fails_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The exit code is 1 when a basket has no answer, and the number of them is told."""
-    run = next_basket.run_direct
+    run = next_basket.stream
 
-    def forgetful(households: int | None, partitions: int) -> dict[str, list[str]]:
-        return dict(list(run(households, partitions).items())[1:])
+    def forgetful(options: Options) -> Emitted:
+        emitted = run(options)
+        del emitted.answers[min(emitted.answers)]
+        return emitted
 
-    monkeypatch.setattr(next_basket, "run_direct", forgetful)
+    monkeypatch.setattr(next_basket, "stream", forgetful)
     assert next_basket.main(["--direct", "--households", "4", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["missing"] == 1
 
 
 def test_rejected_record_fails_the_run() -> None:
     """A record that the program rejects ends the run, for the figures would be wrong."""
-    with pytest.raises(basket_runs.RunError, match="rejected"):
+    with pytest.raises(RunError, match="rejected"):
         basket_runs.direct([(b"u", b"no event", FROM_MS)], 1)
 
 

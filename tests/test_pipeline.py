@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stream_app import learners
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import Item
-from stream_app.pipeline import STAGES, Outputs, next_batch, process
+from stream_app.pipeline import STAGES, next_batch, process
 from stream_app.stages.timers import DUE_MAX, SLICE_MS_MAX
 from stream_app.state import PartitionState
 from stream_app.steps import (
@@ -19,7 +20,6 @@ from stream_app.steps import (
     Batch,
     Due,
     Duplicate,
-    OutputRecord,
     Outside,
     Reject,
     Step,
@@ -28,6 +28,7 @@ from stream_app.steps import (
 from tests.conftest import (
     START_MS,
     TOPIC,
+    Passed,
     Record,
     batch,
     context,
@@ -63,11 +64,10 @@ class Cutter:
         self.restore_every = restore_every
         self.live_max = live_max
 
-    def run(self, log: Sequence[Record], given: StageSettings) -> tuple[Outputs, PartitionState]:
+    def run(self, log: Sequence[Record], given: StageSettings) -> tuple[Passed, PartitionState]:
         """Return what comes out and the state that is left."""
         state = fresh(self.live_max)
-        records: list[OutputRecord] = []
-        steps: list[Step] = []
+        passed = Passed()
         place = turn = 0
         while place < len(log):
             size = self.sizes[turn % len(self.sizes)]
@@ -76,33 +76,89 @@ class Cutter:
             done = process(state, piece, context(given, catalog=CATALOG))
             state.changes()
             place, turn = place + len(piece.records), turn + 1
-            records += done.records
-            steps += done.steps
+            passed.add(done)
             if self.restore_every and turn % self.restore_every == 0:
                 state = restored(state, self.live_max)
-        return Outputs(records, steps), state
+        return passed, state
 
 
-@settings(max_examples=40)
+# Users stay for months, learners predict early, alerts come soon.
+LASTING = lenient(
+    user_ttl_days=70,
+    item_ttl_days=8,
+    items_max=9,
+    top_k=5,
+    debounce_seconds=0,
+    learn_share_session=0.7,
+    churn_horizon_days=7,
+    silence_days=(2, 3, 9),
+    churn_cooldown_days=3,
+    churn_watch=0.1,
+    churn_warning=0.2,
+    churn_critical=0.4,
+)
+
+
+@pytest.fixture
+def _warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let learners predict once they have seen two of each outcome."""
+    monkeypatch.setattr(learners, "WARM_EACH", 2)
+
+
+warm = pytest.mark.usefixtures("_warm")
+
+
+@warm
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 10**6),
     sizes=st.lists(st.integers(1, 128), min_size=1, max_size=6),
     restore_every=st.integers(0, 5),
     live_max=st.sampled_from([0, 1, 4, 1_000]),
     leaps=st.sampled_from([0.0, 0.03, 0.2]),
+    given_=st.sampled_from([TIGHT, LASTING]),
 )
-def test_cutting_changes_nothing(
-    seed: int, sizes: list[int], restore_every: int, live_max: int, leaps: float
+def test_cutting_changes_nothing(  # noqa: PLR0913 - each is drawn
+    *,
+    seed: int,
+    sizes: list[int],
+    restore_every: int,
+    live_max: int,
+    leaps: float,
+    given_: StageSettings,
 ) -> None:
     """However a log is cut, rows evicted and state restored: same outputs, steps and rows."""
-    log = batch(160, seed, step_ms=DAY_MS // 4, leaps=leaps)
-    expected, whole = Cutter([128], 0, 1_000).run(log, TIGHT)
-    got, state = Cutter(sizes, restore_every, live_max).run(log, TIGHT)
+    log = batch(200, seed, step_ms=DAY_MS // 2, leaps=leaps)
+    expected, whole = Cutter([128], 0, 1_000).run(log, given_)
+    got, state = Cutter(sizes, restore_every, live_max).run(log, given_)
     assert got.records == expected.records
     assert got.steps == expected.steps
+    assert got.judged_by_stage == expected.judged_by_stage
+    assert got.joined == expected.joined
     assert state.digest() == whole.digest()
     assert state.ledger == whole.ledger
     assert state.timers.item_count == whole.timers.item_count == state.sizes["item"]
+
+
+@warm
+def test_cutting_is_tested_on_all_that_comes_out() -> None:
+    """Logs like those that are cut above give every kind of output, timer, judgement and join."""
+    found, judged = Counter[str](), Counter[tuple[str, bool]]()
+    dues_, joined = Counter[str](), Counter[tuple[str, bool, bool]]()
+    for seed in range(16):
+        out = run(fresh(), batch(200, seed, step_ms=DAY_MS // 2, leaps=0.03), LASTING)
+        found += Counter(each.topic for each in out.records)
+        judged += Counter((each.target, each.happened) for each in out.judged)
+        dues_ += Counter(due.kind for due in dues(out.steps))
+        joined += Counter((each.event_type, each.named, bool(each.place)) for each in out.joined)
+    assert found.keys() == {"recommendations", "predictions", "churn_alerts", "dead_letter"}
+    assert min(found.values()) > 20
+    targets = ("purchase", "comment", "share", "churn")
+    assert judged.keys() == {(target, label) for target in targets for label in (False, True)}
+    assert dues_.keys() == {"expiry", "evict", "churn", "silence", "churn-label", "label"}
+    kinds = ("impression", "click", "purchase")
+    named = {(kind, True, place) for kind in kinds for place in (False, True)}
+    assert joined.keys() == named | {("purchase", False, True)}
 
 
 def crowded_log() -> list[Record]:
@@ -122,7 +178,11 @@ def test_cutting_changes_nothing_when_much_is_due(sizes: list[int], restore_ever
     expected, whole = Cutter([128], 0, 10_000).run(log, given_)
     got, state = Cutter(sizes, restore_every, 100).run(log, given_)
     fired = dues(expected.steps)
-    assert len(fired) == 2 * 1_299
+    assert Counter((due.scope, due.kind) for due in fired) == {
+        ("user", "expiry"): 1_299,
+        ("item", "expiry"): 1_299,
+        ("user", "label"): 1_300,
+    }
     assert [due.due_ms for due in fired] == sorted(due.due_ms for due in fired)
     assert got == expected
     assert state.digest() == whole.digest()
@@ -153,7 +213,8 @@ def test_process_of_timers_alone_keeps_the_position() -> None:
     run(state, [record(0)])
     until_ms = START_MS + 500 * DAY_MS
     done = process(state, Batch(TOPIC, 0, [], fire_until_ms=until_ms), context())
-    assert [type(step) for step in done.steps] == [Due, Due]
+    assert [step.kind for step in dues(done.steps)] == ["label", "expiry", "expiry"]
+    assert len(done.steps) == 3
     assert (state.ledger.position, state.ledger.log_ms) == (1, START_MS)
 
 
@@ -164,13 +225,14 @@ def test_process_laps_once_a_stage() -> None:
     assert tuple(laps) == STAGES
 
 
+@warm
 def test_outputs_have_unique_ids() -> None:
-    """No two outputs share an id, and each names the offset that it comes from."""
-    out = run(fresh(), batch(600, seed=8))
+    """No two outputs share an id, be they caused by a record or by a timer."""
+    out = run(fresh(), batch(600, seed=8, step_ms=DAY_MS // 2), LASTING)
     ids = [dict(each.headers)["ce_id"] for each in out.records]
     assert len(ids) == len(set(ids)) > 100
     topics = Counter(each.topic for each in out.records)
-    assert topics.keys() == {"recommendations", "dead_letter"}
+    assert topics.keys() == {"recommendations", "predictions", "churn_alerts", "dead_letter"}
 
 
 def test_catalog_and_service_level_change_no_learning() -> None:

@@ -1,5 +1,6 @@
 """The state of a partition: budgets, binding to a topic, the changelog and restoring."""
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -7,8 +8,11 @@ import pytest
 from stream_app.codec import _FRAME, _LENGTH, split_row
 from stream_app.config import DAY_MS
 from stream_app.errors import StateError, TopicError
+from stream_app.stages import behavior
 from stream_app.state import (
     ITEM_LAYOUT,
+    LEARNER_BYTES_MAX,
+    LEARNER_LAYOUT,
     PARTITION_LAYOUT,
     USER_LAYOUT,
     USER_ROW_BYTES_MAX,
@@ -21,6 +25,7 @@ from tests.conftest import (
     START_MS,
     Record,
     batch,
+    dues,
     fresh,
     lenient,
     record,
@@ -29,23 +34,34 @@ from tests.conftest import (
     tick,
 )
 
-LAYOUTS = {b"u": USER_LAYOUT, b"i": ITEM_LAYOUT, b"p": PARTITION_LAYOUT}
+LAYOUTS = {
+    b"u": USER_LAYOUT,
+    b"i": ITEM_LAYOUT,
+    b"l": LEARNER_LAYOUT,
+    b"p": PARTITION_LAYOUT,
+}
+LEARNER_ROWS_BYTES_MAX = 64 * 1024  # all of a partition's
+
+
+HEAVY_END_MS = START_MS + 34 * DAY_MS + 5 * MINUTE_MS  # a Sunday, before the oldest risk closes
 
 
 def heavy_log() -> list[Record]:
     """Return the log of one user who fills every table, with ids as long as they may be."""
     user, log = "\U0001f600" * 128, []
-    for n in range(900):
+    step_ms = (HEAVY_END_MS - START_MS) // 899
+    in_session = behavior.SESSION_VECTOR.bytes > behavior.DAYS_VECTOR.bytes  # the larger ones
+    for n in range(940):
         kind = ("purchase", "view", "cart", "click", "recommend")[n % 5]
         log.append(
             record(
                 n,
-                START_MS + n * 61 * MINUTE_MS,
+                START_MS + min(n, 899) * step_ms + n,
                 event_id=f"{n:128}".replace(" ", "\u00e9"),
                 type=kind,
                 user_id=user,
                 item_id=chr(0x1F600 + n * n % 131) * 128,
-                session_id=f"s-{n}",
+                session_id=f"s-{n}" if in_session else None,
                 order_id=f"o-{n}",
                 price=1e12,
                 quantity=1_000_000,
@@ -62,9 +78,9 @@ def test_user_row_budget() -> None:
 
 def test_rows_of_heavy_use_stay_within_their_budgets() -> None:
     """Every section of every row that heavy use leaves is within what its layout allows."""
-    state = fresh()
-    run(state, heavy_log())
-    run(state, [record(5_000 + n, START_MS + 40 * DAY_MS, user_id=f"v-{n}") for n in range(300)])
+    state, exact = fresh(), lenient(timer_jitter_minutes=0)
+    run(state, heavy_log(), exact)
+    run(state, [record(5_000 + n, HEAVY_END_MS, user_id=f"v-{n}") for n in range(300)], exact)
     largest: dict[tuple[bytes, str], int] = {}
     for key, row in state.rows().items():
         layout = LAYOUTS[key[:1]]
@@ -77,13 +93,41 @@ def test_rows_of_heavy_use_stay_within_their_budgets() -> None:
     budgets = {(kind, spec.name): spec.bytes_max for kind in LAYOUTS for spec in LAYOUTS[kind]}
     full = {place for place, size in largest.items() if size == budgets[place]}
     assert full >= {
+        (b"u", "timers"),
         (b"u", "admit"),
         (b"u", "features"),
         (b"u", "candidates"),
         (b"u", "emit"),
+        (b"u", "behavior"),
+        (b"u", "churn"),
         (b"i", "timers"),
         (b"i", "candidates"),
     }
+
+
+def test_learner_rows_budget() -> None:
+    """Learners that have seen much fit their sections, and their rows 64 KiB in all.
+
+    Each learner is under a key of its own, in the section of that name.
+    """
+    frame = _FRAME.size + _LENGTH.size * len(LEARNER_LAYOUT)
+    total = 0
+    for spec in LEARNER_LAYOUT:
+        learner, rng = spec.decode(b""), random.Random(3)
+        for _ in range(50):
+            features = {name: rng.gauss(0, 1e3) for name in learner.names}
+            learner.learn(features, [rng.random() < 0.5 for _ in learner.targets])
+        assert len(learner.encode()) <= spec.bytes_max == LEARNER_BYTES_MAX
+        total += frame + spec.bytes_max
+    assert total <= LEARNER_ROWS_BYTES_MAX
+    state = fresh()
+    run(state, [*batch(300, 1, step_ms=DAY_MS), tick(999, START_MS + 999 * DAY_MS)])
+    rows = {key[1:].decode(): row for key, row in state.rows().items() if key[:1] == b"l"}
+    assert rows.keys() == {spec.name for spec in LEARNER_LAYOUT}
+    for name, row in rows.items():
+        parts = split_row(row, len(LEARNER_LAYOUT))
+        full = [spec.name for spec, part in zip(LEARNER_LAYOUT, parts, strict=True) if part]
+        assert full == [name]
 
 
 def test_accounting_of_a_log() -> None:
@@ -103,7 +147,8 @@ def test_accounting_of_timers() -> None:
     run(state, [record(0)])
     before = state.ledger.encode()
     out = run(state, [tick(1, START_MS + 500 * DAY_MS)], records_max=1)
-    assert len(out.steps) == 3
+    assert [due.kind for due in dues(out.steps)] == ["label", "expiry", "expiry"]
+    assert len(out.steps) == 4
     ledger = state.ledger
     assert (ledger.position, ledger.ticks, ledger.consumed) == (2, 1, 1)
     assert before != ledger.encode()
@@ -209,6 +254,7 @@ class Damage:
         Damage(b"uanna", b""),
         Damage(b"uanna", b"\x01\x05garbage"),
         Damage(b"i12345678", b"\x02" + b"\x00" * 40),
+        Damage(b"lsomething", b"l"),
     ],
 )
 def test_restore_of_damaged_records(damage: Damage) -> None:
@@ -221,13 +267,16 @@ def test_restore_of_damaged_records(damage: Damage) -> None:
         PartitionState.restore([*state.rows().items(), (damage.key, value)])
 
 
-def test_damaged_partition_row() -> None:
-    """The partition's own row is read when the state is bound, and a damaged one stops there."""
+@pytest.mark.parametrize("key", [b"p", b"lchurn", b"lbehavior-days", b"lbehavior-session"])
+def test_damaged_rows_of_the_partition(key: bytes) -> None:
+    """The rows of the partition and its learners are read when the state is bound, or refused."""
     state = fresh()
-    state.changes()
-    row = bytearray(state.rows()[b"p"])
-    row[-1] ^= 1
-    again = PartitionState.restore([(b"p", bytes(row))])
+    run(state, [*batch(300, 1, step_ms=DAY_MS), tick(999, START_MS + 999 * DAY_MS)])
+    rows = state.rows()
+    PartitionState.restore(rows.items()).begin(0, 1, "topic-id")
+    damaged = bytearray(rows[key])
+    damaged[-1] ^= 1
+    again = PartitionState.restore([*rows.items(), (key, bytes(damaged))])
     with pytest.raises(StateError):
         again.begin(0, 1, "topic-id")
 

@@ -1,4 +1,4 @@
-"""``stream-app demo``: a real shop's year through an embedded broker, and what comes out of it.
+"""``stream-app demo``: a shop's year through an embedded broker, and what comes out of it.
 
 One broker and one worker as processes of their own, a producer and a reader as threads of this one.
 The bulk of the events goes as fast as it can; the last ones at a pace, to measure latency without a
@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -24,14 +24,14 @@ from stream_app.config import Settings, load
 from stream_app.errors import ConfigError, StreamAppError
 from stream_app.event import encode
 from stream_app.ops.broker import BrokerError, EmbeddedBroker
-from stream_app.ops.demo_feed import Feed, Recommended
+from stream_app.ops.demo_feed import Feed, Replies
 from stream_app.ops.demo_result import Accounts, Result
+from stream_app.ops.demo_shops import SHOPS, ShopName
 from stream_app.ops.demo_story import Story
 from stream_app.ops.demo_view import Lines, Picture, Progress, Silence, View, outcome
 from stream_app.ops.demo_worker import SETTINGS, Counts, DemoWorker, WorkerError
 from stream_app.runtime.topics import create
 from stream_app.sources import Record
-from stream_app.sources.completejourney import CompleteJourney
 from stream_app.sources.produce import ProduceSettings, produce
 
 # What goes at a pace: 2 % of the events, within these bounds, a third of them at most.
@@ -53,13 +53,21 @@ class DemoError(StreamAppError):
     """The broker ended, or accounts are uneven; the message says which."""
 
 
-def run(events: str, *, as_json: bool = False, keep: bool = False) -> int:
+def run(
+    events: str,
+    *,
+    shop: ShopName = "completejourney",
+    as_json: bool = False,
+    keep: bool = False,
+) -> int:
     """Run the demo and return its exit code.
 
     Parameters
     ----------
     events
-        About how many events, or "all".
+        About how many events, or "all"; what users do about recommendations comes on top.
+    shop
+        Whose events.
     as_json
         Print one JSON object and nothing else.
     keep
@@ -79,12 +87,12 @@ def run(events: str, *, as_json: bool = False, keep: bool = False) -> int:
         view = Picture(console)
     try:
         with _interruptible(), ExitStack() as stack:
-            demo = _Demo(stack, view)
+            demo = _Demo(stack, view, shop)
             accounts, result = demo.play(limit)
             if as_json:
                 console.out(msgspec.json.encode(result).decode(), highlight=False)
             else:
-                console.print(outcome(result, demo.story))
+                console.print(outcome(result, accounts.counts, demo.story))
             for fault in accounts.faults():
                 errors.print(f"stream-app: {fault}", style="red", markup=False)
             if not as_json:
@@ -114,33 +122,36 @@ def _interruptible() -> Iterator[None]:
 class _Demo:
     """One run. What it starts ends with the stack."""
 
-    def __init__(self, stack: ExitStack, view: View) -> None:
+    def __init__(self, stack: ExitStack, view: View, shop: ShopName) -> None:
         self.story = Story("", {})
         self._stack = stack
         self._view = view
         self._start = monotonic_seconds()
-        self._progress = Progress("starting", 0.0, 0)
+        self._progress = Progress("", "starting", 0.0, 0)
+        self._shop_name = shop
         self._counts_due = 0.0
         self._looks: deque[tuple[float, Counts]] = deque()
         self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="stream-app-demo-")))
         self.broker = EmbeddedBroker(self._folder)
         self._worker: DemoWorker | None = None
-        self._threads: tuple[Feed, Recommended] | None = None
+        self._threads: tuple[Feed, Replies] | None = None
 
     def play(self, limit: int | None) -> tuple[Accounts, Result]:
         """Run from the start to even accounts, or to those that stay uneven."""
         with self._view:
             settings = self._open()
-            feed, reader, bulk = self._load(settings, limit)
+            feed, reader = self._load(settings, limit)
             self._until("waiting for the worker", self._is_ready)
             self._threads = feed, reader
             for thread in self._threads:
                 thread.start()
                 self._stack.callback(thread.stop, _STOP_SECONDS)
             began = monotonic_seconds()
-            self._until("at full speed", lambda: self._counts.done >= bulk)
-            rate = bulk / (monotonic_seconds() - began)
-            feed.pace(min(max(rate * _PACE_SHARE, _PACE_MIN), _PACE_MAX))
+            self._until("at full speed", lambda: feed.waiting and self._counts.done >= feed.sent)
+            seconds = monotonic_seconds() - began
+            rate = self._counts.done / seconds
+            own = feed.bulk / seconds  # without reactions, which come on top of the pace too
+            feed.pace(min(max(own * _PACE_SHARE, _PACE_MIN), _PACE_MAX))
             self._until("at a pace, for latency", lambda: feed.produced is not None)
             accounts = self._settle(feed, reader)
             self.story.finish()
@@ -165,48 +176,40 @@ class _Demo:
         self._worker = self._stack.enter_context(DemoWorker(self.broker.address, self._folder))
         return settings
 
-    def _load(self, settings: Settings, limit: int | None) -> tuple[Feed, Recommended, int]:
-        """Load the shop, publish its catalogue and make ready to produce; say how much is bulk."""
+    def _load(self, settings: Settings, limit: int | None) -> tuple[Feed, Replies]:
+        """Load the shop, publish its catalogue and make ready to produce."""
         self._show("loading the shop")
-        shop = CompleteJourney()
-        households = shop.households(limit)
-        total = shop.count(households)
-        sizes: Counter[str] = Counter()
-        sold: set[str] = set()
-        for event in shop.events(households):
-            sizes[event.user_id] += 1
-            sold.add(event.item_id or "")
-        (hero, _), *_ = sizes.most_common(1)
-        items = [item for item in shop.items() if item.item_id in sold]
+        shop = SHOPS[self._shop_name](limit)
+        items = shop.items()
         titles = {item.item_id: item.title.capitalize() for item in items if item.title}
-        self.story = Story(hero, titles)
-        self._show("publishing the catalogue", total=total)
+        self.story = Story(shop.hero, titles, shop.who)
+        self._progress = msgspec.structs.replace(self._progress, title=shop.title)
+        self._show("publishing the catalogue", total=shop.total)
         records: Iterator[Record] = ((i.item_id.encode(), encode(i), None) for i in items)
         target = ProduceSettings(brokers=settings.brokers, topic=settings.topic("catalog"))
         produce(records, target, lambda _: self._check())
-        paced = min(max(round(total * _PACED_SHARE), _PACED_MIN), _PACED_MAX, total // 3)
+        paced = min(max(round(shop.total * _PACED_SHARE), _PACED_MIN), _PACED_MAX, shop.total // 3)
         target = ProduceSettings(brokers=settings.brokers, topic=settings.topic("events"))
-        feed = Feed(shop.events(households), total - paced, target, self.story.bought)
-        topic = settings.topic("recommendations")
-        reader = Recommended(settings.brokers, topic, settings.partitions, feed, self.story)
-        return feed, reader, total - paced
+        feed = Feed(shop, shop.total - paced, target, self.story.happened)
+        return feed, Replies(settings, feed, self.story)
 
-    def _settle(self, feed: Feed, reader: Recommended) -> Accounts:
+    def _settle(self, feed: Feed, reader: Replies) -> Accounts:
         """Wait until the accounts are even, within reason, and close them."""
         assert feed.produced is not None, "all is produced"
         acknowledged = feed.produced.acknowledged
-        moved, before = monotonic_seconds(), (0, 0)
+        before = accounts = Accounts(0, 0, 0, self._counts)
+        moved = monotonic_seconds()
 
         def even_or_stuck() -> bool:
-            nonlocal moved, before
-            now, state = monotonic_seconds(), (self._counts.done, reader.count)
-            if state != before:
-                moved, before = now, state
-            accounts = Accounts(acknowledged, reader.count, self._counts)
+            nonlocal moved, before, accounts
+            now, alerts = monotonic_seconds(), reader.alerts.total()
+            accounts = Accounts(acknowledged, reader.count, alerts, self._counts)
+            if accounts != before:
+                moved, before = now, accounts
             return not accounts.faults() or now - moved > _SETTLE_SECONDS_MAX
 
         self._until("closing the accounts", even_or_stuck)
-        return Accounts(acknowledged, reader.count, self._counts)
+        return accounts
 
     # --- looking after it all ---------------------------------------------------------------------
 
@@ -268,9 +271,11 @@ class _Demo:
             progress,
             phase=phase,
             seconds=self._seconds,
-            total=progress.total if total is None else total,
+            total=max(progress.total if total is None else total, progress.counts.done),
             latencies_ms=self._threads[1].latencies_ms if self._threads else (),
             story=self.story,
+            alerts=self._threads[1].alerts if self._threads else {},
+            alert=self._threads[1].alert if self._threads else None,
         )
         self._view.show(self._progress, last=last)
 
@@ -307,6 +312,7 @@ def _suggest(console: Console, demo: _Demo, *, keep: bool) -> None:
         f"export STREAM_APP_BROKERS={address}",
         f"{_program()} user {demo.story.hero}",
         f"{_program()} watch recommendations --from-beginning --limit 3",
+        f"{_program()} watch churn-alerts --from-beginning --limit 3",
     ):
         console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 

@@ -3,13 +3,17 @@
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from queue import SimpleQueue
 
 import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
 from stream_app.clock import monotonic_seconds
-from stream_app.event import Event, Recommendation, encode
+from stream_app.config import Settings
+from stream_app.event import ChurnAlert, Event, Recommendation
+from stream_app.ops.demo_shops import DemoShop, record_of
 from stream_app.ops.demo_story import Story
 from stream_app.sources import Record
 from stream_app.sources.produce import Produced, ProduceSettings, produce
@@ -18,6 +22,11 @@ _POLL_MS = 100
 # A fetch of some partitions that waits for records holds up the next fetch of the others.
 _FETCH_WAIT_MS = 5
 _WAIT_SECONDS = 0.05
+# A reacting shop is no further ahead of the worker than this, or it reacts to what users have long
+# had followed by other recommendations. Where no answer comes, it goes on after a while.
+_AHEAD_MAX = 1_000
+_HOLD_SECONDS = 0.002
+_HOLDS_MAX = 50
 
 
 class _Thread(threading.Thread):
@@ -53,12 +62,13 @@ class _Thread(threading.Thread):
 class Feed(_Thread):
     """Produces all events: the bulk at full speed, the last ones at a pace once it is told to.
 
-    One producer does both, so the paced ones find it connected.
+    One producer does both, so the paced ones find it connected. What users do about recommendations
+    goes in between. That needs a shop that is not far ahead of the worker.
 
     Parameters
     ----------
-    events
-        In the order of the log.
+    shop
+        Whose entries are sent.
     bulk
         How many of them go at full speed.
     settings
@@ -69,24 +79,36 @@ class Feed(_Thread):
 
     def __init__(
         self,
-        events: Iterable[Event],
+        shop: DemoShop,
         bulk: int,
         settings: ProduceSettings,
         tell: Callable[[Event], object],
     ) -> None:
         super().__init__("feed")
         self.sent = 0
+        self.waiting = False  # for the pace: the bulk is sent
         self.produced: Produced | None = None
         self.handed_over: dict[str, float] = {}  # event id -> when, in seconds, of those paced
-        self._events = events
-        self._bulk = bulk
+        self._shop = shop
+        self.bulk = bulk
         self._settings = settings
         self._tell = tell
         self._rate: float | None = None
+        self._began = 0.0  # to send at a pace
+        self._sessions: dict[str, str] = {}  # the newest of each user
+        self._reactions: SimpleQueue[Event] = SimpleQueue()
+        self._answered: dict[int, int] = {}  # partition -> offset after the newest known cause
 
     def pace(self, rate: float) -> None:
         """Let the last events go, so many a second."""
         self._rate = rate
+
+    def answered(self, answer: Recommendation) -> None:
+        """Let the user react to a recommendation; called from the thread that reads them."""
+        cause = answer.cause
+        self._answered[cause.partition] = cause.offset + 1
+        for event in self._shop.react(answer, self._sessions.get(answer.user_id)):
+            self._reactions.put(event)
 
     def work(self) -> None:
         """Produce all and wait until the broker has acknowledged it."""
@@ -94,48 +116,87 @@ class Feed(_Thread):
 
     def _records(self) -> Iterator[Record]:
         """Yield the records when they are due."""
-        start = 0.0
-        for place, event in enumerate(self._events):
-            if place == self._bulk:
-                while self._rate is None and not self.stopping.wait(_WAIT_SECONDS):
-                    pass
-                start = monotonic_seconds()
+        for place, (record, event) in enumerate(self._shop.entries()):
+            if place == self.bulk:
+                yield from self._await_pace()
+            yield from self._reacted()
             if self.stopping.is_set():
                 return
-            assert isinstance(event.timestamp, int), "the shop's times are milliseconds"
-            record = event.user_id.encode(), encode(event), event.timestamp
-            self._tell(event)
-            if place >= self._bulk and self._rate is not None:
-                wait = start + (place - self._bulk) / self._rate - monotonic_seconds()
-                if wait > 0:
-                    time.sleep(wait)
-                self.handed_over[event.event_id] = monotonic_seconds()
+            if event is not None:
+                self._tell(event)
+                if event.session_id is not None:
+                    self._sessions[event.user_id] = event.session_id
+            if place >= self.bulk:
+                self._keep_pace(place - self.bulk, event)
+            elif self._shop.reacts:
+                self._hold_back()
             self.sent += 1
             yield record
+        yield from self._reacted()
+
+    def _await_pace(self) -> Iterator[Record]:
+        """Wait for the pace; meanwhile users go on to react."""
+        self.waiting = True
+        while self._rate is None and not self.stopping.wait(_WAIT_SECONDS):
+            yield from self._reacted()
+        self._began = monotonic_seconds()
+
+    def _keep_pace(self, place: int, event: Event | None) -> None:
+        """Wait until a paced entry is due, and note when it is handed over."""
+        if self._rate is None:
+            return
+        wait = self._began + place / self._rate - monotonic_seconds()
+        if wait > 0:
+            time.sleep(wait)
+        if event is not None:
+            self.handed_over[event.event_id] = monotonic_seconds()
+
+    def _reacted(self) -> Iterator[Record]:
+        """Yield what users have done about recommendations since the last time."""
+        while not self._reactions.empty():
+            event = self._reactions.get()
+            self._tell(event)
+            self.sent += 1
+            yield record_of(event)
+
+    def _hold_back(self) -> None:
+        """Wait while the worker is far behind, as far as its answers tell; not for ever."""
+        for _ in range(_HOLDS_MAX):
+            if self.sent - sum(self._answered.values()) < _AHEAD_MAX or self.stopping.is_set():
+                return
+            time.sleep(_HOLD_SECONDS)
 
 
-class Recommended(_Thread):
-    """Reads the recommendations, measures how long they took, and tells the story.
+class Replies(_Thread):
+    """Reads recommendations and churn alerts, measures how long the first took, tells the story.
 
     Parameters
     ----------
-    brokers, topic, partitions
-        Where they are.
+    settings
+        Of the program: where they are.
     feed
         Knows when the events were handed over.
     story
-        Told of each.
+        Told of each recommendation.
     """
 
-    def __init__(self, brokers: str, topic: str, partitions: int, feed: Feed, story: Story) -> None:
-        super().__init__("recommended")
+    def __init__(self, settings: Settings, feed: Feed, story: Story) -> None:
+        super().__init__("replies")
         self.count = 0
         self.latencies_ms: list[float] = []
-        self._brokers = brokers
-        self._where = [TopicPartition(topic, partition) for partition in range(partitions)]
+        self.alerts: Counter[str] = Counter()  # by level
+        self.alert: ChurnAlert | None = None  # the newest
+        self._brokers = settings.brokers
+        self._alerts_topic = settings.topic("churn_alerts")
+        self._where = [
+            TopicPartition(topic, partition)
+            for topic in (settings.topic("recommendations"), self._alerts_topic)
+            for partition in range(settings.partitions)
+        ]
         self._feed = feed
         self._story = story
         self._decoder = msgspec.json.Decoder(Recommendation)
+        self._alert_decoder = msgspec.json.Decoder(ChurnAlert)
 
     def work(self) -> None:
         """Read until it is told to stop."""
@@ -151,9 +212,10 @@ class Recommended(_Thread):
             while not self.stopping.is_set():
                 fetched = consumer.poll(timeout_ms=_POLL_MS)
                 now = monotonic_seconds()
-                for records in fetched.values():
+                for where, records in fetched.items():
+                    take = self._take_alert if where.topic == self._alerts_topic else self._take
                     for record in records:
-                        self._take(record.value, now)
+                        take(record.value, now)
         finally:
             consumer.close()
 
@@ -163,7 +225,12 @@ class Recommended(_Thread):
         if handed_over is not None:
             self.latencies_ms.append((now - handed_over) * 1000)
         self._story.recommended(answer)
+        self._feed.answered(answer)
         self.count += 1
+
+    def _take_alert(self, value: bytes, _now: float) -> None:
+        self.alert = self._alert_decoder.decode(value)
+        self.alerts[self.alert.level] += 1
 
 
 def percentile(samples: Iterable[float], percent: float) -> float | None:

@@ -1,30 +1,36 @@
 """What the demo ends with: figures, and the proof that no event was lost or counted twice."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import msgspec
 
+from stream_app.event import Target
 from stream_app.ops.demo_feed import percentile
-from stream_app.ops.demo_worker import Counts
+from stream_app.ops.demo_worker import Counts, Quality
+
+TARGETS: tuple[str, ...] = get_args(Target)
 
 
 class Accounts(msgspec.Struct, frozen=True):
     """The two sides of each account: ours, and what the worker says of itself.
 
-    ``acknowledged`` is what the broker took of us, ``read`` the recommendations that came back.
+    ``acknowledged`` is what the broker took of us, ``read`` and ``alerts_read`` the recommendations
+    and churn alerts that came back.
     """
 
     acknowledged: int
     read: int
+    alerts_read: int
     counts: Counts
 
     def faults(self) -> list[str]:
         """Return what does not add up, a sentence each.
 
         >>> counts = Counts(position=5, processed=3, rejected=1, duplicate=1, recommendations=2)
-        >>> Accounts(acknowledged=5, read=2, counts=counts).faults()
+        >>> Accounts(acknowledged=5, read=2, alerts_read=0, counts=counts).faults()
         []
-        >>> Accounts(acknowledged=6, read=2, counts=counts).faults()
+        >>> Accounts(acknowledged=6, read=2, alerts_read=0, counts=counts).faults()
         ['6 events were acknowledged, the worker consumed 5']
         """
         counts, faults = self.counts, []
@@ -38,11 +44,12 @@ class Accounts(msgspec.Struct, frozen=True):
                 f"{counts.position:,} events were consumed, but {counts.processed:,} processed + "
                 f"{counts.rejected:,} rejected + {counts.duplicate:,} duplicate = {counts.done:,}"
             )
-        if counts.recommendations != self.read:
-            faults.append(
-                f"the worker made {counts.recommendations:,} recommendations, {self.read:,} were "
-                "read"
-            )
+        for name, made, read in (
+            ("recommendations", counts.recommendations, self.read),
+            ("churn alerts", counts.churn_alerts, self.alerts_read),
+        ):
+            if made != read:
+                faults.append(f"the worker made {made:,} {name}, {read:,} were read")
         return faults
 
 
@@ -50,7 +57,8 @@ class Result(msgspec.Struct, frozen=True):
     """The figures of a run, as ``--json`` prints them.
 
     ``events_per_second`` is that of the bulk, from the first event handed over to the last one
-    committed. Latencies are those of the paced events, in ms; None without samples.
+    committed. Latencies are those of the paced events, in ms; None without samples. ``auc`` and
+    ``judged`` are of each target, of the horizon judged most; None while cases cannot tell.
     """
 
     consumed: int
@@ -60,6 +68,8 @@ class Result(msgspec.Struct, frozen=True):
     recommendations: int
     predictions: int
     churn_alerts: int
+    auc: dict[str, float | None]
+    judged: dict[str, int]
     events_per_second: float
     latency_ms_p50: float | None
     latency_ms_p99: float | None
@@ -71,6 +81,8 @@ class Result(msgspec.Struct, frozen=True):
         cls, counts: Counts, rate: float, latencies_ms: Sequence[float], seconds: float
     ) -> "Result":
         """Return the result of a run, rounded to what it can tell."""
+        kinds = {target: Quality(target, "") for target in TARGETS}
+        kinds |= {each.target: each for each in reversed(counts.quality)}  # most judged first
         return cls(
             consumed=counts.position,
             processed=counts.processed,
@@ -79,6 +91,8 @@ class Result(msgspec.Struct, frozen=True):
             recommendations=counts.recommendations,
             predictions=counts.predictions,
             churn_alerts=counts.churn_alerts,
+            auc={target: _rounded(each.auc, 4) for target, each in kinds.items()},
+            judged={target: each.judged for target, each in kinds.items()},
             events_per_second=round(rate, 1),
             latency_ms_p50=_rounded(percentile(latencies_ms, 50)),
             latency_ms_p99=_rounded(percentile(latencies_ms, 99)),
@@ -87,5 +101,5 @@ class Result(msgspec.Struct, frozen=True):
         )
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 1)
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,6 +1,6 @@
 """What the demo shows: a live picture on a terminal, a line now and then elsewhere, or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stream_app.clock import monotonic_seconds
-from stream_app.event import rfc3339
+from stream_app.event import ChurnAlert, rfc3339
 from stream_app.ops.demo_feed import percentile
+from stream_app.ops.demo_learned import conversions, learned, lines_of, name_of
 from stream_app.ops.demo_result import Result
 from stream_app.ops.demo_story import Chapter, Score, Story
 from stream_app.ops.demo_worker import Counts
@@ -24,13 +25,15 @@ _LINE_SECONDS = 3.0
 _DWELL_SECONDS = 4.0  # a chapter stays so long, or nobody can read it
 _ROWS_BESIDE_ITEMS = 14  # of the picture
 _ROWS_MIN = 3
-_HIT = "✓"
+_HIT, _CLICK = "✓", "→"
+_DEEDS = {"view": "looks at", "cart": "puts into the cart", "purchase": "buys"}
 _WIDE_COLUMNS = 110  # from here on there is room for the names of sources
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """Where a run stands."""
+    """Where a run stands; ``title`` names the shop."""
 
+    title: str
     phase: str
     seconds: float
     total: int
@@ -39,6 +42,8 @@ class Progress(msgspec.Struct, frozen=True):
     answers_rate: float = 0.0
     latencies_ms: Sequence[float] = ()
     story: Story | None = None
+    alerts: Mapping[str, int] = {}
+    alert: ChurnAlert | None = None
 
 
 class View(Protocol):
@@ -98,12 +103,15 @@ class Lines(Silence):
                 f"{progress.events_rate:,.0f}/s",
                 f"lag {counts.lag:,}",
                 f"{counts.recommendations:,} recommendations",
+                f"{counts.predictions:,} predictions",
+                f"{counts.churn_alerts:,} churn alerts",
             ]
+            parts += [f"AUC {each.target} {each.auc:.3f}" for each in counts.quality if each.auc]
         if progress.latencies_ms:
             parts.append(_latency(progress.latencies_ms))
         self._console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
         if last and progress.story is not None and progress.story.chapter is not None:
-            self._console.print(tell(progress.story, progress.story.chapter, self._console))
+            self._console.print(tell(progress, progress.story.chapter, self._console))
 
 
 class Picture:
@@ -141,8 +149,12 @@ class Picture:
             return
         self._due = now + _FRAME_SECONDS
         parts: list[RenderableType] = [_figures(progress, self._console)]
+        if progress.counts.quality:
+            parts.append(
+                learned(progress.counts, progress.alerts, progress.alert, self._console.width)
+            )
         if story is not None and self._chapter is not None:
-            parts.append(tell(story, self._chapter, self._console))
+            parts.append(tell(progress, self._chapter, self._console))
         self._live.update(Group(*parts), refresh=True)
 
     def _choose(self, chapter: Chapter | None, now: float) -> None:
@@ -195,7 +207,7 @@ def _figures(progress: Progress, console: Console) -> RenderableType:
     )
     return Panel(
         Group(bar, grid),
-        title="[b]stream-app demo[/]: a grocer's year, replayed through Kafka",
+        title=f"[b]stream-app demo[/]: {progress.title}, replayed through Kafka",
         title_align="left",
         subtitle=f"{progress.seconds:.0f} s",
         subtitle_align="right",
@@ -203,9 +215,12 @@ def _figures(progress: Progress, console: Console) -> RenderableType:
     )
 
 
-def tell(story: Story, chapter: Chapter, console: Console) -> RenderableType:
+def tell(progress: Progress, chapter: Chapter, console: Console) -> RenderableType:
     """Return one chapter of the story: what was recommended, and what was bought then."""
-    rows = max(console.height - _ROWS_BESIDE_ITEMS, _ROWS_MIN)
+    story = progress.story
+    assert story is not None, "there is a chapter"
+    used = _ROWS_BESIDE_ITEMS + lines_of(progress.counts, progress.alert)
+    rows = max(console.height - used, _ROWS_MIN)
     wide = console.width >= _WIDE_COLUMNS
     table = Table(box=None, padding=(0, 1), expand=True, show_edge=False)
     table.add_column("", justify="right", style="dim", width=2)
@@ -215,28 +230,28 @@ def tell(story: Story, chapter: Chapter, console: Console) -> RenderableType:
         table.add_column("from", ratio=3, no_wrap=True, style="dim")
     table.add_column("why", ratio=5, no_wrap=True)
     for item in chapter.items[:rows]:
-        hit = item.item_id in chapter.bought
+        hit, clicked = item.item_id in chapter.bought, item in chapter.clicks
         cells = [story.title(item.item_id), ", ".join(item.sources), "; ".join(item.reasons)]
         table.add_row(
             str(item.rank),
-            _HIT if hit else "",
+            _HIT if hit else _CLICK if clicked else "",
             *(Text(cell) for cell in (cells if wide else cells[::2])),
-            style="bold green" if hit else "",
+            style="bold green" if hit else "cyan" if clicked else "",
         )
     others = ", ".join(map(story.title, chapter.others)) or "nothing"
     return Panel(
         Group(
             table,
             Text(f"also bought: {others}", style="dim", no_wrap=True, overflow="ellipsis"),
-            _score("this household", story.hero_score),
-            _score("all households", story.score),
+            _score(f"this {story.who}", story.hero_score),
+            _score(f"all {story.who}s", story.score),
         ),
         title=Text(
-            f"household {chapter.household}, {rfc3339(chapter.time_ms)[:10]}, "
-            f"buys {story.title(chapter.cause)}"
+            f"{story.who} {chapter.user}, {rfc3339(chapter.time_ms)[:16].replace('T', ' ')}, "
+            f"{_DEEDS.get(chapter.deed, chapter.deed)} {story.title(chapter.cause)}"
         ),
         title_align="left",
-        subtitle=f"{_HIT} bought before the next recommendation",
+        subtitle=f"{_HIT} bought {_CLICK} clicked on before the next recommendation",
         subtitle_align="right",
         width=console.width,
     )
@@ -250,7 +265,7 @@ def _score(who: str, score: Score) -> RenderableType:
     return text
 
 
-def outcome(result: Result, story: Story) -> RenderableType:
+def outcome(result: Result, counts: Counts, story: Story) -> RenderableType:
     """Return the table of the figures at the end."""
     table = Table(title="What came of it", title_justify="left", show_header=False)
     table.add_column()
@@ -266,8 +281,15 @@ def outcome(result: Result, story: Story) -> RenderableType:
     )
     for source, count in score.sources.most_common():
         table.add_row(f"    such products that came from {source}", f"{count:,}")
+    for title, by in (("at place", counts.places), ("from", counts.sources)):
+        for name, shares in conversions(by):
+            table.add_row(f"clicked and bought, of those shown {title} {name}", shares)
+    table.add_section()
     table.add_row("predictions", f"{result.predictions:,}")
     table.add_row("churn alerts", f"{result.churn_alerts:,}")
+    for each in counts.quality:
+        auc = "not known yet" if each.auc is None else f"{each.auc:.3f}"
+        table.add_row(f"AUC of: {name_of(each)}, {each.judged:,} judged", auc)
     table.add_section()
     for name, value in (("median", result.latency_ms_p50), ("99 %", result.latency_ms_p99)):
         text = "not measured" if value is None else f"{value:,.1f} ms"

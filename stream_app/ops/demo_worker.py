@@ -1,5 +1,6 @@
 """The demo's worker: one process of ``stream-app worker``, and what its metrics say."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_app.errors import StreamAppError
+from stream_app.metrics import ALL_PARTITIONS
 from stream_app.ops.demo_child import Child, free_port
 
 # A single worker process on one machine: nobody has to be declared dead, so it joins fast.
@@ -21,11 +23,28 @@ class WorkerError(StreamAppError):
     """The worker ended before its time; the message holds what it said."""
 
 
+class Quality(msgspec.Struct, frozen=True):
+    """How one target is predicted: probabilities sent, those judged, and how right they were.
+
+    The figures are set once a second; None is what the cases do not tell yet.
+    """
+
+    target: str
+    horizon: str
+    sent: int = 0
+    judged: int = 0
+    base_rate: float | None = None
+    auc: float | None = None
+    calibration_error: float | None = None
+
+
 class Counts(msgspec.Struct, frozen=True):
     """What a worker has done so far, as its metrics tell it.
 
     ``position`` is the sum over the partitions, hence how many records are consumed; it is
-    measured once a second, the others at once.
+    measured once a second, the others at once. ``quality`` has the targets predicted so far, most
+    judged first; ``places`` and ``sources`` what became of recommended items, by event and place,
+    and by event and source.
     """
 
     position: int = 0
@@ -36,6 +55,9 @@ class Counts(msgspec.Struct, frozen=True):
     recommendations: int = 0
     predictions: int = 0
     churn_alerts: int = 0
+    quality: tuple[Quality, ...] = ()
+    places: Mapping[str, Mapping[str, int]] = {}
+    sources: Mapping[str, Mapping[str, int]] = {}
 
     @classmethod
     def parse(cls, text: str) -> "Counts":
@@ -46,13 +68,38 @@ class Counts(msgspec.Struct, frozen=True):
         12
         """
         sums: dict[str, float] = {}
+        kinds: dict[tuple[str, str], dict[str, float]] = {}
+        places: dict[str, dict[str, int]] = {}
+        sources: dict[str, dict[str, int]] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                name = _FIELDS.get(sample.name)
-                if name is not None:
-                    field = sample.labels[name] if name in ("outcome", "topic") else name
-                    sums[field] = sums.get(field, 0.0) + sample.value
-        return cls(**{field: int(sums.get(field, 0)) for field in cls.__struct_fields__})
+                labels, value = sample.labels, sample.value
+                if sample.name in _FIELDS:
+                    name = _FIELDS[sample.name]
+                    field = labels[name] if name in ("outcome", "topic") else name
+                    sums[field] = sums.get(field, 0.0) + value
+                elif sample.name in _FIGURES:
+                    figures = kinds.setdefault((labels["target"], labels["horizon"]), {})
+                    _enter(figures, _FIGURES[sample.name], labels.get("partition"), value)
+                elif sample.name == "stream_app_recommended_places_total":
+                    places.setdefault(labels["event"], {})[labels["place"]] = int(value)
+                elif sample.name == "stream_app_recommended_sources_total":
+                    sources.setdefault(labels["event"], {})[labels["source"]] = int(value)
+        quality = [_quality(kind, figures) for kind, figures in kinds.items()]
+        quality.sort(key=lambda each: (-each.judged, -each.sent))
+        return cls(
+            position=int(sums.get("position", 0)),
+            lag=int(sums.get("lag", 0)),
+            processed=int(sums.get("processed", 0)),
+            rejected=int(sums.get("rejected", 0)),
+            duplicate=int(sums.get("duplicate", 0)),
+            recommendations=int(sums.get("recommendations", 0)),
+            predictions=int(sums.get("predictions", 0)),
+            churn_alerts=int(sums.get("churn_alerts", 0)),
+            quality=tuple(quality),
+            places=places,
+            sources=sources,
+        )
 
     @property
     def done(self) -> int:
@@ -67,6 +114,34 @@ _FIELDS = {
     "stream_app_position": "position",
     "stream_app_lag_records": "lag",
 }
+# Sample -> field of Quality; of gauges, the one that is of all partitions.
+_FIGURES = {
+    "stream_app_predictions_total": "sent",
+    "stream_app_judged_total": "judged",
+    "stream_app_base_rate": "base_rate",
+    "stream_app_auc": "auc",
+    "stream_app_calibration_error": "calibration_error",
+}
+
+
+def _enter(figures: dict[str, float], name: str, partition: str | None, value: float) -> None:
+    """Add a count to those of other partitions; take a figure of all of them, if there is any."""
+    if name in ("sent", "judged"):
+        figures[name] = figures.get(name, 0.0) + value
+    elif partition == ALL_PARTITIONS and not math.isnan(value):
+        figures[name] = value
+
+
+def _quality(kind: tuple[str, str], figures: Mapping[str, float]) -> Quality:
+    return Quality(
+        target=kind[0],
+        horizon=kind[1],
+        sent=int(figures.get("sent", 0)),
+        judged=int(figures.get("judged", 0)),
+        base_rate=figures.get("base_rate"),
+        auc=figures.get("auc"),
+        calibration_error=figures.get("calibration_error"),
+    )
 
 
 class DemoWorker(Child):

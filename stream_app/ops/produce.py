@@ -1,6 +1,7 @@
 """``stream-app produce``: events of a shop or a file into Kafka, with a bar and an exact count."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +12,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream_app.clock import now_ms
 from stream_app.config import Settings
 from stream_app.errors import ConfigError
+from stream_app.event import encode
 from stream_app.sources import Record
 from stream_app.sources.jsonl import from_jsonl
 from stream_app.sources.produce import Produced, ProduceSettings, produce
+from stream_app.sources.synthetic import SyntheticShop
+from stream_app.sources.synthetic_shop import SHOPS
 
-Source = Literal["completejourney", "jsonl"]
+Source = Literal["completejourney", "jsonl", "synthetic"]
+ShopName = Literal["first", "second"]
+
+# Options that a single source has.
+_OWNERS: dict[str, tuple[str, Source]] = {
+    "file": ("a file is", "jsonl"),
+    "households": ("households are", "completejourney"),
+    "shop": ("a shop is", "synthetic"),
+    "seed": ("a seed is", "synthetic"),
+    "truth": ("a truth is", "synthetic"),
+}
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +43,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Of `jsonl`; by default standard input.
     households
         Of `completejourney`: so many of them; by default all.
+    shop, seed
+        Of `synthetic`: which one, and what it is drawn from; by default the first, from 0.
+    truth
+        Of `synthetic`: the file that the probabilities of what comes next are written to, a line
+        for each :class:`stream_app.sources.synthetic_truth.Case`, at its own time.
     limit, rate, speedup
         As in :class:`stream_app.sources.produce.ProduceSettings`.
     now
@@ -38,6 +57,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     source: Source
     file: Path | None = None
     households: int | None = None
+    shop: ShopName | None = None
+    seed: int | None = None
+    truth: Path | None = None
     limit: int | None = None
     rate: float | None = None
     speedup: float | None = None
@@ -54,9 +76,6 @@ def run(settings: Settings, order: Order) -> Produced:
     ProduceError
         When the broker does not take every record.
     """
-    records, total = _records(order)
-    if order.now:
-        records = dated_now(records, order.speedup)
     target = ProduceSettings(
         brokers=settings.brokers,
         topic=settings.topic("events"),
@@ -65,13 +84,19 @@ def run(settings: Settings, order: Order) -> Produced:
         speedup=order.speedup,
         event_time=settings.replay and not order.now,
     )
-    if total is not None and order.limit is not None:
-        total = min(total, order.limit)
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(
-        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
+    with ExitStack() as stack:
+        records, total = _records(order, stack)
+        if order.now:
+            records = dated_now(records, order.speedup)
+        if total is not None and order.limit is not None:
+            total = min(total, order.limit)
+        progress = stack.enter_context(
+            Progress(
+                *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+            )
+        )
         task = progress.add_task("acknowledged", total=total)
         return produce(records, target, lambda count: progress.update(task, completed=count))
 
@@ -101,14 +126,18 @@ def _dated(value: bytes, due_ms: int) -> bytes:
     return msgspec.json.encode(fields)
 
 
-def _records(order: Order) -> tuple[Iterable[Record], int | None]:
-    """Return the records of the source, and how many there are if that is known."""
+def _records(order: Order, stack: ExitStack) -> tuple[Iterable[Record], int | None]:
+    """Return the records of the source, and how many there are if that is known.
+
+    What is open while they are read is closed with the stack.
+    """
+    for name, (words, owner) in _OWNERS.items():
+        if getattr(order, name) is not None and order.source != owner:
+            raise ConfigError(f"{words} for {owner}, {order.source} has none")
     if order.source == "jsonl":
-        if order.households is not None:
-            raise ConfigError("households are those of completejourney, jsonl has none")
         return from_jsonl(order.file), None
-    if order.file is not None:
-        raise ConfigError("a file is for jsonl, completejourney comes with its package")
+    if order.source == "synthetic":
+        return _synthetic(order, stack), None
     from stream_app.sources.completejourney import CompleteJourney  # noqa: PLC0415 - needs pandas
 
     shop = CompleteJourney()
@@ -116,3 +145,14 @@ def _records(order: Order) -> tuple[Iterable[Record], int | None]:
     if order.households is not None:
         chosen = frozenset(sorted(shop.households())[: order.households])
     return shop.records(chosen), shop.count(chosen)
+
+
+def _synthetic(order: Order, stack: ExitStack) -> Iterable[Record]:
+    shop = SyntheticShop(SHOPS[order.shop or "first"], order.seed or 0)
+    if order.truth is None:
+        return shop.records()
+    try:
+        file = stack.enter_context(order.truth.open("wb"))
+    except OSError as error:
+        raise ConfigError(f"{order.truth}: {error.strerror}") from error
+    return shop.records(truth=lambda case: file.write(encode(case) + b"\n"))

@@ -1,6 +1,7 @@
 """``stream-app watch`` and ``stream-app user``: what goes out, and what is known of one user."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,10 +13,12 @@ from rich.table import Table
 
 from stream_app.config import Settings
 from stream_app.errors import TopicError
-from stream_app.event import EVENT_TYPES, Recommendation, rfc3339
+from stream_app.event import EVENT_TYPES, ChurnAlert, Prediction, Recommendation, rfc3339
 from stream_app.hashing import partition_for
+from stream_app.ops import words
 from stream_app.runtime.changelog import KafkaReader, restore
 from stream_app.runtime.topics import topology
+from stream_app.stages import behavior, churn
 from stream_app.stages.admit import erased_key
 from stream_app.state import PartitionState
 
@@ -82,7 +85,16 @@ def _print_record(console: Console, record: Any, text: str) -> None:
     for name in ("ce_type", "ce_time", "reject_reason", "reject_detail"):
         if name in headers:
             console.print(f"  {name}: {headers[name]}", markup=False, style="dim")
-    console.print("  " + text, markup=False)
+    console.print("  " + _said(headers.get("ce_type", ""), text), markup=False)
+
+
+def _said(ce_type: str, text: str) -> str:
+    """Return a prediction or an alert in words, and anything else as it is."""
+    if ce_type.startswith("stream_app.prediction."):
+        return words.prediction(msgspec.json.decode(text, type=Prediction))
+    if ce_type.startswith("stream_app.churn-alert."):
+        return words.alert(msgspec.json.decode(text, type=ChurnAlert))
+    return text
 
 
 async def show_user(settings: Settings, user_id: str) -> bool:
@@ -103,6 +115,8 @@ async def show_user(settings: Settings, user_id: str) -> bool:
         console.print(f"erased at {rfc3339(admission.erased_ms)}")
     console.print(f"newest record: {rfc3339(admission.newest_ms)}")
     _print_profile(console, state, key)
+    _print_outlook(console, state, key)
+    _print_watch(console, state, settings, key)
     topic = settings.topic("recommendations")
     where = partition_for(user_id.encode(), described.partitions[topic])
     await _print_recommendations(console, settings, TopicPartition(topic, where), user_id)
@@ -128,6 +142,42 @@ def _print_profile(console: Console, state: PartitionState, key: str) -> None:
         for count, item, last_s, gap in sorted(columns, reverse=True)[:_SHOWN]:
             gap_text = f"{gap:.1f}" if gap > 0 else ""
             table.add_row(_item_name(state, item), f"{count:.2f}", rfc3339(last_s * 1000), gap_text)
+        console.print(table)
+
+
+def _print_outlook(console: Console, state: PartitionState, key: str) -> None:
+    """Print the predictions of a user that wait for their outcome."""
+    outlook = state.foresight.users.get(key)
+    if outlook is None or not outlook.pending:
+        return
+    table = Table("known at", title="Predictions that wait", title_justify="left")
+    for target in behavior.TARGETS:
+        table.add_column(target, justify="right")
+    for pending in outlook.pending:
+        cells = [
+            ("" if math.isnan(probability) else f"{probability:.1%}")
+            + (" (has come true)" if pending.flags >> place & 1 else "")
+            for place, probability in enumerate(pending.probabilities)
+        ]
+        table.add_row(rfc3339(pending.closes_ms), *cells)
+    console.print(table)
+
+
+def _print_watch(console: Console, state: PartitionState, settings: Settings, key: str) -> None:
+    """Print how likely a user is to stay away, and what was last said about it."""
+    watch = state.watchlist.users.get(key)
+    if watch is None:
+        return
+    level = churn.LEVELS[watch.level - 1] if watch.level else "none"
+    alerted = f"last alert at {rfc3339(watch.alerted_ms)}" if watch.alerted_ms else "no alert yet"
+    console.print(f"churn level: {level}, {alerted}")
+    if watch.pending:
+        days = settings.stages.churn_horizon_days
+        table = Table("known at", f"risk, {days} days", "bought since", title="Risks that wait")
+        for pending in watch.pending:
+            risk = "" if math.isnan(pending.risk) else f"{pending.risk:.1%}"
+            bought = "yes" if pending.bought else "not yet"
+            table.add_row(rfc3339(pending.closes_ms), risk, bought)
         console.print(table)
 
 

@@ -48,7 +48,7 @@ _HEARTBEAT_SECONDS = 3.0
 # A batch must wait for the fetching and the producing thread this long at most; Python's is 5 ms.
 _SWITCH_SECONDS = 0.0005
 # Thresholds of the garbage collector. State is held in objects by the hundred thousand, and looking
-# through all of them stops everything for a tenth of a second; so only the young are looked through.
+# through all of them stops everything for a tenth of a second: only the young are looked through.
 _GC_THRESHOLDS = (10_000, 20, 1_000)
 
 

@@ -23,9 +23,10 @@ from stream_app.errors import CommitError, FencedError, PositionError
 from stream_app.event import Catalog
 from stream_app.pipeline import Context, Outputs, next_batch, process
 from stream_app.runtime.changelog import Reader, restore
+from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Commit, Sink
 from stream_app.state import PartitionState
-from stream_app.steps import Admitted, Batch, Due, Duplicate, Outside, RawRecord, Reject, Tick
+from stream_app.steps import Outside, RawRecord
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,17 @@ class PartitionTask:
         Of the program.
     pace
         Returns the least time between two commits, in seconds.
+    observer
+        Told of each batch that is committed.
     """
 
     def __init__(
-        self, partition: int, ports: Ports, settings: Settings, pace: Callable[[], float]
+        self,
+        partition: int,
+        ports: Ports,
+        settings: Settings,
+        pace: Callable[[], float],
+        observer: Observer,
     ) -> None:
         self.partition = partition
         self.status = Status.ASSIGNED
@@ -113,6 +121,7 @@ class PartitionTask:
         self._settings = settings
         self._topic = settings.topic("events")
         self._pace = pace
+        self._observer = observer
         self._sink = ports.open_sink(partition)
         self._pending: deque[RawRecord] = deque()
         self._next = 0  # the offset that delivery continues at
@@ -257,7 +266,9 @@ class PartitionTask:
             for _ in batch.records:
                 self._pending.popleft()
         self.progress = loop.time()
-        self._observe(batch, outputs, changes, loop.time() - started)
+        self._observer.committed(batch, outputs, changes, loop.time() - started)
+        if self._ports.on_outputs is not None:
+            self._ports.on_outputs(outputs)
         if self._paused and len(self._pending) < self._settings.fetch_records_max:
             self._paused = False
             self._ports.source.resume(self.partition)
@@ -301,47 +312,9 @@ class PartitionTask:
     def _context(self) -> Context:
         world = self._ports.world
         return Context(
-            self._settings.stages,
+            self._settings.stages_in_effect,
             self._ports.partitions,
             world.catalog,
             Outside(world.version),
             lap=self._timer.lap,
         )
-
-    def _observe(
-        self,
-        batch: Batch,
-        outputs: Outputs,
-        changes: Sequence[tuple[bytes, bytes | None]],
-        seconds: float,
-    ) -> None:
-        """Enter a committed batch into the metrics."""
-        metrics.COMMITS.labels("confirmed").inc()
-        metrics.COMMIT_SECONDS.observe(seconds)
-        metrics.BATCH_RECORDS.observe(len(batch.records))
-        metrics.CHANGELOG_BYTES.inc(sum(len(key) + len(row or b"") for key, row in changes))
-        for step in outputs.steps:
-            if isinstance(step, Reject):
-                metrics.REJECTS.labels(step.reason).inc()
-            elif isinstance(step, Due):
-                metrics.TIMERS.labels(step.scope, step.kind).inc()
-        for kind, outcome in _OUTCOMES.items():
-            count = sum(type(step) is kind for step in outputs.steps)
-            if count:
-                metrics.RECORDS.labels(outcome).inc(count)
-        for output in outputs.records:
-            metrics.OUTPUTS.labels(output.topic).inc()
-        if not self._settings.replay:
-            now_ms = self._ports.now_ms()
-            for record in batch.records:
-                metrics.END_TO_END_SECONDS.observe(max(now_ms - record.timestamp, 0) / 1000)
-        if self._ports.on_outputs is not None:
-            self._ports.on_outputs(outputs)
-
-
-_OUTCOMES: dict[type, str] = {
-    Admitted: "processed",
-    Reject: "rejected",
-    Duplicate: "duplicate",
-    Tick: "tick",
-}

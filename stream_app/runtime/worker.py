@@ -3,11 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from stream_app import metrics
 from stream_app.config import Settings
 from stream_app.errors import CommitError, StalledError
+from stream_app.runtime.observe import Observer
 from stream_app.runtime.task import RETRY_SECONDS, PartitionTask, Ports, Status
 from stream_app.steps import RawRecord
 
@@ -38,6 +38,7 @@ class Worker:
         self.ports = ports
         self.tasks: dict[int, PartitionTask] = {}
         self._on_failure = on_failure
+        self._observer = Observer(settings, ports.now_ms)
         self._assigning = asyncio.Lock()
         self._opening: asyncio.Future[dict[int, int]] | None = None
         self._opened = False
@@ -71,10 +72,10 @@ class Worker:
     async def _assign(self, partitions: set[int]) -> dict[int, int]:
         for partition in [p for p in self.tasks if p not in partitions]:
             await self.tasks.pop(partition).close()
-            self._forget_metrics(partition)
+            self._observer.forget(partition)
         for partition in partitions - self.tasks.keys():
             self.tasks[partition] = PartitionTask(
-                partition, self.ports, self.settings, self._commit_seconds
+                partition, self.ports, self.settings, self._commit_seconds, self._observer
             )
         order = sorted(partitions)
         positions = await asyncio.gather(*(self._open(self.tasks[p]) for p in order))
@@ -134,11 +135,12 @@ class Worker:
         self.tasks.clear()
 
     def check(self) -> None:
-        """Measure lag; raise StalledError when records wait and nothing is committed for long.
+        """Measure and publish; raise StalledError when records wait and nothing is committed.
 
         Any confirmed commit is progress: a batch of timers moves no offset.
         """
         now = asyncio.get_running_loop().time()
+        self._observer.publish()
         for partition, task in self.tasks.items():
             lag = self.lag(partition)
             metrics.LAG.labels(partition).set(lag)
@@ -197,12 +199,3 @@ class Worker:
             error = running.exception()
             if error is not None:
                 self._on_failure(error)
-
-    @staticmethod
-    def _forget_metrics(partition: int) -> None:
-        for gauge in (metrics.LAG, metrics.POSITION):
-            with suppress(KeyError):
-                gauge.remove(partition)
-        for kind in ("user", "item"):
-            with suppress(KeyError):
-                metrics.ROWS.remove(partition, kind)

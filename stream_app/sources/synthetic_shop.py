@@ -1,6 +1,6 @@
 """The parameters of the synthetic shops: all that their events and their truth follow from.
 
-Both shops were set by looking at rates of events and at the Bayes-optimal AUC alone, before any
+Both shops were set by looking at rates of events and at the AUC of the truth alone, before any
 model saw them. ``SECOND`` is scored like ``FIRST``, and nothing is ever tuned on it.
 """
 

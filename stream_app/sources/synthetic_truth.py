@@ -146,7 +146,7 @@ def _chances(shop: Shop) -> npt.NDArray[np.float64]:
                 shares * (shop.share_bought if bought else 1.0),
             )
             leave = shop.leave_cart if waits else shop.leave_bought if bought else shop.leave
-            total = sum(weights)
+            total = math.fsum(weights)
             rows.append((leave, *[(1 - leave) * weight / total for weight in weights]))
     return np.array(rows).reshape(-1, PHASES, len(ACTIONS))
 

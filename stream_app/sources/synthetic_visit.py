@@ -107,11 +107,14 @@ def draw_user(world: World, user_id: str, number: int = 0) -> User:
         leaves=1 - math.exp(-1 / (days * SLOTS_A_DAY)),
         comes=1 - math.exp(-a_day / SLOTS_A_DAY),
     )
-    user.buys = sum(
-        weight * chance * law.buys[user.kind(category, level)]
-        for category, weight in enumerate(wanted)
-        for level, chance in enumerate(catalog.level_chances(category))
-    ) / sum(wanted)
+    user.buys = (
+        math.fsum(
+            weight * chance * law.buys[user.kind(category, level)]
+            for category, weight in enumerate(wanted)
+            for level, chance in enumerate(catalog.level_chances(category))
+        )
+        / user.wanted[-1]
+    )
     return user
 
 
@@ -131,13 +134,11 @@ class Visit:
 
     def __init__(self, world: World, user: User, slot: int, rng: random.Random) -> None:
         self._shop, self._catalog, self._law = world.shop, world.catalog, world.law
-        catalog = world.catalog
         self._user, self._rng = user, rng
         # What the user looks for is settled here, and with it the chances of all that follows.
         self._category = place(user.wanted, rng)
-        shelves = catalog.shelves[self._category]
-        level = place(catalog.level_sums[self._category], rng)
-        self._shelf: Shelf = shelves[level]
+        level = place(world.catalog.level_sums[self._category], rng)
+        self._shelf: Shelf = world.catalog.shelves[self._category][level]
         self._kind = user.kind(self._category, level)
         self._item = self._draw_item()
         self._cart: list[Item] = []
@@ -253,6 +254,7 @@ def event_about(
 def _deviate(rng: random.Random) -> float:
     """Return a deviate of mean 0 and variance 1, nearly normal: a sum of even ones.
 
-    Python promises to keep the draws of ``random()`` as they are, of other methods it does not.
+    Python promises to keep the draws of ``random()`` as they are, of other methods it does not; and
+    its ``sum`` of floats changed in 3.12, where ``fsum`` is exact.
     """
-    return sum(rng.random() for _ in range(_DEVIATE_DRAWS)) - _DEVIATE_DRAWS / 2
+    return math.fsum(rng.random() for _ in range(_DEVIATE_DRAWS)) - _DEVIATE_DRAWS / 2

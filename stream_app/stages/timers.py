@@ -4,134 +4,45 @@ Log time fires timers: the highest Kafka record timestamp so far. This stage alo
 them, by fixed rules on the events, so no later stage ever has to reach back. It also bounds the
 item rows: the item with the lowest decayed count leaves when there are too many.
 
-Kinds of timer so far: ``expiry`` of users and items, at ``user_ttl_days`` and ``item_ttl_days`` of
-log time without an event, and ``evict``, of an item that makes room for another.
+Kinds of timer:
+
+- ``expiry`` of users and items, at ``user_ttl_days`` and ``item_ttl_days`` of log time without an
+  event, and ``evict``, of an item that makes room for another;
+- ``label``, when the horizon of a prediction closes, by which time every event that counts has come
+  or is late;
+- ``churn``, each Sunday 00:00 UTC while the user's newest purchase is at most
+  ``churn_active_days`` old, and ``churn-label``, when the horizon of that closes;
+- ``silence``, at each of ``silence_days`` after the newest event of a user who once bought.
 """
 
 import heapq
-import math
 from collections.abc import Sequence
-from struct import Struct
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import msgspec
-
-from stream_app.codec import Sections
 from stream_app.config import DAY_MS, StageSettings
-from stream_app.event import TIME_MS_MAX
-from stream_app.hashing import id_hash
+from stream_app.event import TIME_MS_MAX, Event
+from stream_app.hashing import id_hash, unit_hash
+from stream_app.schedule import (
+    CHURN,
+    CHURN_LABELS,
+    EXPIRY,
+    KINDS,
+    LABELS,
+    SILENCE,
+    HeapEntry,
+    Timers,
+    UserTimers,
+)
 from stream_app.steps import Admitted, Due, RawRecord, Received, Step
 
-EXPIRY = 0  # slot numbers stand in the state: never reuse one
-KINDS = ("expiry",)  # name of each slot
-SLOTS_MAX = 17
-
 DUE_MAX = 512  # timers that one batch fires
-_SWEEP_MIN = 1_024  # entries without a row that are not worth a sweep
 SLICE_MS_MAX = 7 * DAY_MS  # log time that one slice spans; timers re-arm no sooner
-
-_USER_HEADER = Struct("<qB")  # newest log time, number of slots
-_SLOT = Struct("<Bq")
-USER_BYTES_MAX = _USER_HEADER.size + SLOTS_MAX * _SLOT.size
-_ITEM = Struct("<qqd")  # due time, newest log time, log2 of the decayed count
-ITEM_BYTES_MAX = _ITEM.size
-# Half-life of the count by which items are kept, in ms.
-_ITEM_HALF_LIFE_MS = 30 * DAY_MS
 # Events that make or refresh an item's row; the count grows by one for each.
 ITEM_EVENTS = frozenset(("view", "cart", "purchase", "comment", "share", "click"))
-
-Scope = Literal["user", "item"]
-HeapEntry = tuple[int, Scope, str | int, int]  # due time in ms, scope, key, slot
-
-
-class UserTimers(msgspec.Struct):
-    """When the timers of a user fall due, and the log time of the user's newest event, in ms."""
-
-    newest_ms: int
-    due: dict[int, int]
-
-    @classmethod
-    def decode(cls, data: bytes) -> "UserTimers":
-        """Return the section that ``data`` holds, a fresh one for no data."""
-        if not data:
-            return cls(0, {})
-        newest_ms, count = _USER_HEADER.unpack_from(data)
-        return cls(newest_ms, dict(_SLOT.iter_unpack(data[_USER_HEADER.size :])) if count else {})
-
-    def encode(self) -> bytes:
-        """Return the section as bytes, slots in order."""
-        slots = [_SLOT.pack(slot, self.due[slot]) for slot in sorted(self.due)]
-        return _USER_HEADER.pack(self.newest_ms, len(slots)) + b"".join(slots)
-
-
-class ItemTimers(msgspec.Struct):
-    """When an item expires, its newest event's log time, both in ms, and its decayed count.
-
-    ``score`` is log2 of the sum of 2^(t / half-life) over its events, so comparing two items needs
-    no common time. (Forward decay: Cormode et al., "Forward Decay", ICDE 2009.)
-    """
-
-    due_ms: int = 0
-    newest_ms: int = 0
-    score: float = -math.inf
-
-    @classmethod
-    def decode(cls, data: bytes) -> "ItemTimers":
-        """Return the section that ``data`` holds, a fresh one for no data."""
-        return cls(*_ITEM.unpack(data)) if data else cls()
-
-    def encode(self) -> bytes:
-        """Return the section as bytes."""
-        return _ITEM.pack(self.due_ms, self.newest_ms, self.score)
-
-    def count(self, log_ms: int) -> None:
-        """Count one event at ``log_ms``."""
-        now = log_ms / _ITEM_HALF_LIFE_MS
-        high, low = (now, self.score) if now > self.score else (self.score, now)
-        self.score = high + math.log2(1.0 + 2.0 ** (low - high))
-        self.newest_ms = max(self.newest_ms, log_ms)
-
-
-class Timers:
-    """All timers of a partition: the rows' sections and one heap over them.
-
-    The heap may hold entries whose slot has been cleared or re-armed since; they are passed over,
-    and swept out before evictions leave more of them than there are items.
-    """
-
-    def __init__(self, users: Sections[str, UserTimers], items: Sections[int, ItemTimers]) -> None:
-        self.users = users
-        self.items = items
-        self.heap: list[HeapEntry] = []
-        self.item_count = 0
-        self.leavers: list[tuple[float, int]] = []  # (score, item), filled at the first eviction
-        self.evicted = 0  # since the heap was last swept
-
-    def rebuild(self) -> None:
-        """Build the heap from the rows, after a restore."""
-        heap: list[HeapEntry] = []
-        for user, section in self.users.scan():
-            heap += [(due_ms, "user", user, slot) for slot, due_ms in section.due.items()]
-        items: list[HeapEntry] = [
-            (timers.due_ms, "item", item, EXPIRY) for item, timers in self.items.scan()
-        ]
-        self.item_count = len(items)
-        self.heap = heap + items
-        heapq.heapify(self.heap)
-        self.leavers = []
-        self.evicted = 0
-
-    def sweep(self) -> None:
-        """Drop what evicted and expired items have left behind, once that outweighs the items."""
-        spare = self.item_count + _SWEEP_MIN
-        if len(self.leavers) > self.item_count + spare:
-            self.leavers = []
-        if self.evicted > spare:
-            heap = [entry for entry in self.heap if entry[1] == "user"]
-            heap += [(timers.due_ms, "item", item, EXPIRY) for item, timers in self.items.scan()]
-            heapq.heapify(heap)
-            self.heap = heap
-            self.evicted = 0
+# Events at which the user's behaviour is predicted.
+PREDICTED_EVENTS = frozenset((*ITEM_EVENTS, "search"))
+_WEEK_MS = 7 * DAY_MS
+_SUNDAY_MS = 3 * DAY_MS  # 1970-01-04 00:00 UTC
 
 
 class Cut(NamedTuple):
@@ -184,8 +95,9 @@ def fire(
 ) -> list[Due]:
     """Return the timers that are due at ``until_ms``, at most ``limit``, by due time and key.
 
-    Firing clears a timer's slot or re-arms it. The expiry of a row that has been used since it was
-    set is put off, which is no firing but counts towards the limit.
+    Firing clears a timer's slot or re-arms it. One that has lost its ground since it was set (the
+    row has been used, the user has bought) is put off, which is no firing but counts towards the
+    limit.
     """
     fired: list[Due] = []
     heap = timers.heap
@@ -193,42 +105,102 @@ def fire(
     while heap and heap[0][0] <= until_ms and popped != limit:
         popped += 1
         due_ms, scope, key, slot = heapq.heappop(heap)
-        ended = (
-            _expire_user(timers, str(key), slot, due_ms, settings)
-            if scope == "user"
-            else _expire_item(timers, int(key), due_ms, settings)
-        )
-        if ended:
-            fired.append(Due(scope, key, KINDS[slot], due_ms, until_ms))
+        if scope == "user":
+            closes_ms = _fire_user(timers, str(key), slot, due_ms, settings)
+        else:
+            closes_ms = _expire_item(timers, int(key), due_ms, settings)
+        if closes_ms is not None:
+            fired.append(Due(scope, key, KINDS[slot], due_ms, until_ms, closes_ms))
     return fired
 
 
 def advance(timers: Timers, received: Sequence[Received], settings: StageSettings) -> list[Step]:
-    """Return the received records with the timers that fall due before each of them put between."""
+    """Return the received records with the timers that fall due before each of them put between.
+
+    What is admitted comes back with the word whether to predict at it, and for how long to watch
+    what comes of that.
+    """
     steps: list[Step] = []
     for entry in received:
         if timers.heap and timers.heap[0][0] <= entry.log_ms:
             steps += fire(timers, entry.log_ms, settings)
         if type(entry) is Admitted and not entry.untouchable:
-            _refresh_user(timers, entry, settings)
-            if entry.profiled and entry.arrival.event.type in ITEM_EVENTS:
-                steps += _refresh_item(timers, entry, settings)
+            event = entry.arrival.event
+            section = _refresh_user(timers, entry, settings)
+            if entry.profiled:
+                if event.type in ITEM_EVENTS:
+                    steps += _refresh_item(timers, entry, settings)
+                if event.type in PREDICTED_EVENTS and entry.arrival.time_ms > section.predicted_ms:
+                    steps.append(_predict(timers, entry, section, settings))
+                    continue
         steps.append(entry)
     return steps
 
 
-def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> None:
+def horizon_ms(event: Event, settings: StageSettings) -> int:
+    """Return for how long behaviour is predicted from an event on: short where there are sessions.
+
+    In ms, of event time.
+    """
+    if event.session_id is not None:
+        return settings.session_horizon_minutes * 60_000
+    return settings.horizon_days * DAY_MS
+
+
+def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> UserTimers:
+    """Note a user's event; set what runs from it: expiry, and after a purchase the churn timers.
+
+    A slot that is armed stays armed, also when consent is withdrawn or the user erased once more,
+    or the heap would grow with each repetition; without a purchase that counts, nothing fires.
+    """
     event, log_ms = entry.arrival.event, entry.arrival.log_ms
     if event.type == "erase":
         timers.users.clear(event.user_id)
     section = timers.users.touch(entry.key)
     section.newest_ms = log_ms
-    if event.type == "erase":
-        # The expiry is only put off, or the heap would grow with each repeated erasure.
-        section.due = {slot: due_ms for slot, due_ms in section.due.items() if slot == EXPIRY}
     if EXPIRY not in section.due:
-        section.due[EXPIRY] = log_ms + settings.user_ttl_days * DAY_MS
-        heapq.heappush(timers.heap, (section.due[EXPIRY], "user", entry.key, EXPIRY))
+        timers.arm(section, entry.key, EXPIRY, log_ms + settings.user_ttl_days * DAY_MS)
+    if not entry.profiled:
+        section.bought_ms = 0
+    elif event.type == "purchase" and entry.key == event.user_id:
+        # Timers know no more than the key; of an erased user's row that is no user's id.
+        section.bought_ms = log_ms
+        if CHURN not in section.due:
+            weeks = (log_ms - _SUNDAY_MS) // _WEEK_MS + 1
+            jitter_ms = settings.timer_jitter_minutes * 60_000 * unit_hash("jitter", entry.key)
+            due_ms = _SUNDAY_MS + weeks * _WEEK_MS + int(jitter_ms)
+            timers.arm(section, entry.key, CHURN, due_ms)
+    if section.bought_ms and SILENCE not in section.due:
+        timers.arm(section, entry.key, SILENCE, log_ms + settings.silence_days[0] * DAY_MS)
+    return section
+
+
+def _predict(
+    timers: Timers, entry: Admitted, section: UserTimers, settings: StageSettings
+) -> Admitted:
+    """Return what was admitted, to be predicted at; some are watched until the horizon closes.
+
+    Which ones, a draw by the event's id decides, and whether a slot is free: giving up a slot early
+    would lose mostly those where nothing happens.
+    """
+    event, time_ms = entry.arrival.event, entry.arrival.time_ms
+    closes_ms = 0
+    if not entry.arrival.late:
+        section.predicted_ms = time_ms
+        in_session = event.session_id is not None
+        share = settings.learn_share_session if in_session else settings.learn_share
+        if unit_hash(settings.seed + "learn", event.event_id) < share:
+            free = next((slot for slot in LABELS if slot not in section.due), None)
+            if free is not None:
+                closes_ms = time_ms + horizon_ms(event, settings) + settings.lateness_ms_max
+                timers.arm(section, entry.key, free, closes_ms)
+    return Admitted(
+        entry.arrival,
+        entry.key,
+        profiled=True,
+        predicted=not entry.arrival.late,
+        closes_ms=closes_ms,
+    )
 
 
 def _refresh_item(timers: Timers, entry: Admitted, settings: StageSettings) -> list[Due]:
@@ -251,31 +223,74 @@ def _refresh_item(timers: Timers, entry: Admitted, settings: StageSettings) -> l
     return evicted
 
 
-def _expire_user(timers: Timers, key: str, slot: int, due_ms: int, settings: StageSettings) -> bool:
+def _fire_user(
+    timers: Timers, key: str, slot: int, due_ms: int, settings: StageSettings
+) -> int | None:
+    """End, put off or repeat a timer of a user; return None when that is no firing.
+
+    Else when the horizon of what it asks for closes, 0 for never.
+    """
     section = timers.users.get(key)
     if section is None or section.due.get(slot) != due_ms:
-        return False
-    later_ms = section.newest_ms + settings.user_ttl_days * DAY_MS
-    if later_ms > due_ms:
-        timers.users.touch(key).due[slot] = later_ms
-        heapq.heappush(timers.heap, (later_ms, "user", key, slot))
-        return False
-    timers.users.clear(key)
-    return True
+        return None
+    if slot == EXPIRY:
+        later_ms = section.newest_ms + settings.user_ttl_days * DAY_MS
+        if later_ms <= due_ms:
+            timers.users.clear(key)
+            return 0
+        timers.arm(timers.users.touch(key), key, slot, later_ms)
+        return None
+    section = timers.users.touch(key)
+    del section.due[slot]
+    if slot == CHURN:
+        return _fire_churn(timers, section, key, due_ms, settings)
+    if slot == SILENCE:
+        return _fire_silence(timers, section, key, due_ms, settings)
+    return 0
 
 
-def _expire_item(timers: Timers, item: int, due_ms: int, settings: StageSettings) -> bool:
+def _fire_churn(
+    timers: Timers, section: UserTimers, key: str, due_ms: int, settings: StageSettings
+) -> int | None:
+    """Go on weekly while the user is active, and watch what comes of each."""
+    if not section.bought_ms or due_ms - section.bought_ms > settings.churn_active_days * DAY_MS:
+        return None
+    timers.arm(section, key, CHURN, due_ms + _WEEK_MS)
+    free = next((slot for slot in CHURN_LABELS if slot not in section.due), None)
+    if free is None:
+        return 0
+    closes_ms = due_ms + settings.churn_horizon_days * DAY_MS + settings.lateness_ms_max
+    timers.arm(section, key, free, closes_ms)
+    return closes_ms
+
+
+def _fire_silence(
+    timers: Timers, section: UserTimers, key: str, due_ms: int, settings: StageSettings
+) -> int | None:
+    """Fire if the silence has lasted, and wait for the next of the set days; there may be none."""
+    if not section.bought_ms:
+        return None
+    for days in settings.silence_days:
+        later_ms = section.newest_ms + days * DAY_MS
+        if later_ms > due_ms:
+            timers.arm(section, key, SILENCE, later_ms)
+            break
+    silent = any(section.newest_ms + days * DAY_MS == due_ms for days in settings.silence_days)
+    return 0 if silent else None
+
+
+def _expire_item(timers: Timers, item: int, due_ms: int, settings: StageSettings) -> int | None:
     section = timers.items.get(item)
     if section is None or section.due_ms != due_ms:
-        return False
+        return None
     later_ms = section.newest_ms + settings.item_ttl_days * DAY_MS
     if later_ms > due_ms:
         timers.items.touch(item).due_ms = later_ms
         heapq.heappush(timers.heap, (later_ms, "item", item, EXPIRY))
-        return False
+        return None
     timers.items.clear(item)
     timers.item_count -= 1
-    return True
+    return 0
 
 
 def _evict(timers: Timers, log_ms: int) -> Due:

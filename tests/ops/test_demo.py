@@ -6,33 +6,37 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from stream_app.errors import ConfigError
-from stream_app.event import Cause, Event, RankedItem, Recommendation
+from stream_app.event import Cause, ChurnAlert, Event, RankedItem, Recommendation
 from stream_app.ops import demo
+from stream_app.ops.demo_learned import learned, lines_of
 from stream_app.ops.demo_result import Accounts
 from stream_app.ops.demo_story import Story
-from stream_app.ops.demo_worker import Counts
+from stream_app.ops.demo_worker import Counts, Quality
 
-COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events", "3000"]
+COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events"]
 RUN_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 30.0
 KEYS = (
-    "consumed processed rejected duplicate recommendations predictions churn_alerts "
+    "consumed processed rejected duplicate recommendations predictions churn_alerts auc judged "
     "events_per_second latency_ms_p50 latency_ms_p99 latency_samples seconds"
 )
 
-EVEN = Counts(position=10, processed=7, rejected=2, duplicate=1, recommendations=4)
+EVEN = Counts(position=10, processed=7, rejected=2, duplicate=1, recommendations=4, churn_alerts=3)
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
     """Start a demo."""
     return subprocess.Popen(
-        [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "3000", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -83,25 +87,47 @@ def told(*items: str, hero: str = "h") -> Story:
     """Return a story in which the household has bought these items, one after another."""
     story = Story(hero, {})
     for number, item in enumerate(items):
-        story.bought(purchase(number, item))
+        story.happened(purchase(number, item))
     return story
 
 
-def test_demo_accounts_for_every_event() -> None:
-    """A real run through the embedded broker is even to the last event and exits with 0."""
+def result_of(*arguments: str) -> dict[str, Any]:
+    """Return the object that a whole run prints; its accounts are even."""
+    command = [*COMMAND, *arguments, "--json"]
     done = subprocess.run(
-        [*COMMAND, "--json"], capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
+        command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    result = json.loads(line)
+    result: dict[str, Any] = json.loads(line)
     assert list(result) == KEYS.split()
-    assert 2_000 < result["consumed"] < 4_000
     assert result["consumed"] == sum(result[k] for k in ("processed", "rejected", "duplicate"))
-    assert result["rejected"] == result["duplicate"] == 0
-    assert result["recommendations"] > 100
-    assert result["latency_samples"] > 20
     assert 0 < result["latency_ms_p50"] <= result["latency_ms_p99"]
+    return result
+
+
+def test_demo_accounts_for_every_event() -> None:
+    """A real run is even to the last event, and learns to predict what is in the data."""
+    result = result_of("20000")
+    assert 18_000 < result["consumed"] < 22_000
+    assert result["rejected"] == result["duplicate"] == 0
+    assert result["recommendations"] > 1_000
+    assert result["latency_samples"] > 20
+    assert result["predictions"] > 1_000
+    assert result["churn_alerts"] > 0
+    assert list(result["auc"]) == list(result["judged"])
+    assert result["judged"]["purchase"] > 500
+    assert 0.5 < result["auc"]["purchase"] < 1
+    assert (result["auc"]["share"], result["judged"]["share"]) == (None, 0), "nobody shares here"
+
+
+def test_demo_of_the_drawn_shop_closes_the_loop() -> None:
+    """What users do about recommendations is in the log too, and the accounts are still even."""
+    result = result_of("6000", "--shop", "synthetic")
+    assert result["consumed"] > 6_000, "the reactions come on top"
+    assert result["rejected"] > 0, "some records are broken"
+    assert result["duplicate"] > 0
+    assert all(result["judged"][target] > 0 for target in ("purchase", "comment", "share"))
 
 
 def test_demo_when_interrupted_leaves_nothing() -> None:
@@ -136,19 +162,20 @@ def test_demo_of_no_events_is_refused(events: str) -> None:
 
 def test_accounts_that_are_even_pass() -> None:
     """Nothing is wrong when every event has an outcome and every recommendation came back."""
-    assert Accounts(10, 4, EVEN).faults() == []
+    assert Accounts(10, 4, 3, EVEN).faults() == []
 
 
 @pytest.mark.parametrize(
     ("accounts", "fault"),
     [
-        (Accounts(11, 4, EVEN), "11 events were acknowledged, the worker consumed 10"),
+        (Accounts(11, 4, 3, EVEN), "11 events were acknowledged, the worker consumed 10"),
         (
-            Accounts(10, 4, msgspec.structs.replace(EVEN, processed=6)),
+            Accounts(10, 4, 3, msgspec.structs.replace(EVEN, processed=6)),
             "10 events were consumed, but 6 processed + 2 rejected + 1 duplicate = 9",
         ),
-        (Accounts(10, 3, EVEN), "the worker made 4 recommendations, 3 were read"),
-        (Accounts(10, 5, EVEN), "the worker made 4 recommendations, 5 were read"),
+        (Accounts(10, 3, 3, EVEN), "the worker made 4 recommendations, 3 were read"),
+        (Accounts(10, 5, 3, EVEN), "the worker made 4 recommendations, 5 were read"),
+        (Accounts(10, 4, 2, EVEN), "the worker made 3 churn alerts, 2 were read"),
     ],
 )
 def test_accounts_that_are_uneven_fail(accounts: Accounts, fault: str) -> None:
@@ -208,3 +235,69 @@ def test_story_tells_of_one_household_and_counts_all() -> None:
     story.finish()
     assert story.chapter is None
     assert (story.hero_score.judged, story.score.judged) == (0, 1)
+
+
+def test_story_tells_clicks_from_purchases() -> None:
+    """What was only clicked on is no hit, and a chapter is told for it all the same."""
+    story = told("milk")
+    story.recommended(answer(0, "tea", "soap"))
+    click = msgspec.structs.replace(purchase(1, "soap"), type="click")
+    story.happened(click)
+    story.finish()
+    assert story.chapter is not None
+    assert [item.item_id for item in story.chapter.clicks] == ["soap"]
+    assert (story.chapter.hits, story.score.judged) == ([], 0)
+
+
+METRICS = """\
+stream_app_records_total{outcome="processed"} 5.0
+stream_app_outputs_total{topic="predictions"} 7.0
+stream_app_predictions_total{horizon="7d",target="purchase"} 6.0
+stream_app_predictions_total{horizon="28d",target="churn"} 2.0
+stream_app_judged_total{horizon="7d",partition="0",target="purchase"} 3.0
+stream_app_judged_total{horizon="7d",partition="1",target="purchase"} 1.0
+stream_app_auc{horizon="7d",partition="0",target="purchase"} 0.1
+stream_app_auc{horizon="7d",partition="all",target="purchase"} 0.75
+stream_app_calibration_error{horizon="7d",partition="all",target="purchase"} NaN
+stream_app_recommended_places_total{event="click",place="2"} 4.0
+stream_app_recommended_sources_total{event="click",source="repeat"} 4.0
+"""
+
+
+def test_counts_are_read_from_the_metrics() -> None:
+    """Cases add up over partitions, figures are those of all, and what is not known is none."""
+    counts = Counts.parse(METRICS)
+    assert (counts.processed, counts.predictions) == (5, 7)
+    assert counts.quality == (
+        Quality("purchase", "7d", sent=6, judged=4, auc=0.75),
+        Quality("churn", "28d", sent=2),
+    )
+    assert counts.places == {"click": {"2": 4}}
+    assert counts.sources == {"click": {"repeat": 4}}
+
+
+def test_picture_fits_a_small_terminal() -> None:
+    """With every target, alerts and clicks there are 100 columns and no line is wrapped."""
+    names = ("purchase", "comment", "share")
+    quality = [Quality(name, "30m", 50_000, 40_000, 0.123, 0.789, 0.012) for name in names]
+    quality += [Quality("purchase", "7d", 1), Quality("churn", "28d", 9_000, 8_000, 0.1, 0.8, 0.1)]
+    shares = {str(place): 100 for place in range(1, 11)}
+    counts = Counts(quality=tuple(quality), places={"impression": shares, "click": shares})
+    alert = ChurnAlert(
+        alert_id="a",
+        user_id="u",
+        timestamp=0,
+        horizon_ms=1,
+        risk=0.5,
+        level="watch",
+        reasons=["no purchase for 40 days"] * 3,
+        offer="reminder",
+        model="m",
+        model_version="1",
+    )
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(learned(counts, {"watch": 1}, alert, 100))
+    text = console.export_text()
+    assert len(text.splitlines()) == lines_of(counts, alert)
+    assert "buys nothing for 28 days" in text
+    assert "no purchase for 40 days" in text

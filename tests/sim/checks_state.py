@@ -6,6 +6,7 @@ from stream_app.codec import SectionSpec, split_row
 from stream_app.stages.admit import RING_SIZE, Admission
 from stream_app.state import (
     ITEM_LAYOUT,
+    LEARNER_LAYOUT,
     PARTITION_LAYOUT,
     USER_LAYOUT,
     USER_ROW_BYTES_MAX,
@@ -19,6 +20,7 @@ from tests.sim.oracle import Truth
 LAYOUTS: dict[bytes, Sequence[SectionSpec]] = {
     b"u": USER_LAYOUT,
     b"i": ITEM_LAYOUT,
+    b"l": LEARNER_LAYOUT,
     b"p": PARTITION_LAYOUT,
 }
 

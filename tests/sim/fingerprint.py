@@ -1,27 +1,32 @@
 """What a long log gives, as one hash: ``python -m tests.sim.fingerprint`` prints it."""
 
 import hashlib
+from collections.abc import Sequence
 from random import Random
 
 from stream_app.config import Settings, StageSettings
 from stream_app.event import Item
 from tests.sim.broker import Entry
-from tests.sim.oracle import Source, tell
+from tests.sim.oracle import Source, Truth, early, tell
 from tests.sim.simulation import simulate
 from tests.sim.workload import Shop
 
 PARTITIONS = 4
 EVENTS = 20_000
+WARM_EACH = 2
 SETTINGS = Settings(
     app="sim",
     partitions=PARTITIONS,
     stages=StageSettings(
-        user_ttl_days=8,
+        user_ttl_days=30,
         item_ttl_days=8,
         items_max=100,
         record_bytes_max=2_048,
         exploration_share=0.2,
         category_cap=4,
+        churn_horizon_days=7,
+        silence_days=(2, 5, 9),
+        churn_watch=0.2,
     ),
 )
 CATALOG = {
@@ -40,11 +45,16 @@ def sources(events: int = EVENTS) -> list[Source]:
     return [Source(partition, 0, log) for partition, log in enumerate(records)]
 
 
-def fingerprint(slice_max: int, events: int = EVENTS) -> str:
-    """Return a hash over all outputs, in order, and the states, for slices of a given length."""
+def truths(slice_max: int, events: int = EVENTS) -> list[Truth]:
+    """Return what the log gives, cut into slices of a given length."""
+    with early(WARM_EACH):
+        return [tell(source, SETTINGS, CATALOG, slice_max) for source in sources(events)]
+
+
+def fingerprint(found: Sequence[Truth]) -> str:
+    """Return a hash over all outputs, in order, and the states."""
     total = hashlib.sha256()
-    for source in sources(events):
-        truth = tell(source, SETTINGS, CATALOG, slice_max)
+    for truth in found:
         for record in truth.outputs.values():
             total.update(repr((record.topic, record.key, record.value, record.headers)).encode())
         total.update(truth.state.digest().encode())
@@ -52,4 +62,4 @@ def fingerprint(slice_max: int, events: int = EVENTS) -> str:
 
 
 if __name__ == "__main__":
-    print(fingerprint(64, 2_000), simulate(3).digest)
+    print(fingerprint(truths(64, 2_000)), simulate(3).digest)

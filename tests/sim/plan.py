@@ -6,7 +6,7 @@ from random import Random
 import msgspec
 from msgspec import Struct
 
-from stream_app.config import Settings, StageSettings
+from stream_app.config import DAY_MS, Settings, StageSettings
 from stream_app.event import Item
 
 # Faults of single requests, with the most likely weight of each: the chance a request has of it.
@@ -38,6 +38,8 @@ class Plan(Struct, kw_only=True):
     output_partitions: dict[str, int]
     first_offset: int
     events: int
+    tick_ms: int
+    warm_each: int
     produce_seconds: float
     faults_seconds: float
     process_fault_every_seconds: float
@@ -85,6 +87,8 @@ def draw(rng: Random) -> Plan:
         output_partitions={topic: rng.randint(1, 4) for topic in outputs},
         first_offset=rng.choice((0, 0, rng.randint(1, 10_000))),
         events=rng.choice((100, 200, 300, 300, 900)),
+        tick_ms=rng.choice((5_000, 3_600_000, DAY_MS)),
+        warm_each=rng.choice((0, 0, 0, 2)),
         produce_seconds=rng.uniform(0.5, 20.0),
         faults_seconds=rng.uniform(5.0, 60.0),
         process_fault_every_seconds=rng.choice((0.3, 1.0, 3.0, 10.0)),
@@ -103,9 +107,10 @@ def without_faults(plan: Plan) -> Plan:
 
 def _settings(rng: Random, guarantee: str) -> Settings:
     session_seconds = rng.choice((2.0, 4.0, 8.0))
+    watch, warning, critical = rng.choice(((0.3, 0.5, 0.7), (0.05, 0.3, 0.6)))
     stages = StageSettings(
-        user_ttl_days=rng.choice((8, 8, 8, 30)),
-        item_ttl_days=rng.choice((8, 8, 8, 30)),
+        user_ttl_days=rng.choice((8, 30, 400, 400)),
+        item_ttl_days=rng.choice((8, 30, 90, 400)),
         items_max=rng.choice((100, 100, 200_000)),
         record_bytes_max=2_048,
         debounce_seconds=rng.choice((0, 60, 600)),
@@ -114,6 +119,19 @@ def _settings(rng: Random, guarantee: str) -> Settings:
         category_cap=rng.choice((0, 0, 2)),
         merchant_cap=rng.choice((0, 0, 2)),
         top_k=rng.choice((1, 10, 50)),
+        lateness_ms_max=rng.choice((0, 600_000, 600_000)),
+        session_horizon_minutes=rng.choice((1, 30)),
+        horizon_days=rng.choice((1, 7)),
+        learn_share_session=rng.choice((0.25, 1.0)),
+        learn_share=rng.choice((0.5, 1.0)),
+        churn_horizon_days=rng.choice((7, 7, 28)),
+        churn_active_days=rng.choice((14, 56)),
+        silence_days=rng.choice(((1, 2, 5), (3,), (10, 20, 30, 45))),
+        timer_jitter_minutes=rng.choice((0, 360)),
+        churn_watch=watch,
+        churn_warning=warning,
+        churn_critical=critical,
+        churn_cooldown_days=rng.choice((0, 14)),
     )
     return Settings(
         app="sim",

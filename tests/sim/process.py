@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from stream_app.errors import StalledError
+from stream_app.pipeline import Outputs
 from stream_app.runtime.sink import BatchSink, Produced, Producer, Sink, Target, TransactionalSink
 from stream_app.runtime.task import Ports, World
 from stream_app.runtime.worker import Worker
@@ -33,6 +34,7 @@ class Site:
         self.group = group
         self.open_sink: OpenSink | None = None
         self.problems: list[str] = []
+        self.reports: list[Outputs] = []  # of the batches whose commits were confirmed
         self.ticking = True
         self.say: Callable[[str], None] = len  # type: ignore[assignment]
 
@@ -63,6 +65,7 @@ class Process:
             world=World(site.plan.catalog, CATALOG_VERSION),
             partitions=settings.partitions,
             topic_id=TOPIC_ID,
+            on_outputs=site.reports.append,
         )
         self.worker = Worker(settings, ports, self._fail)
         self._start(self._heartbeats(chance.rng.random() * HEARTBEAT_SECONDS))
@@ -187,7 +190,7 @@ class Process:
                 for partition in self.worker.idle(seconds):
                     log = self._site.broker.logs[topic, partition]
                     record: Produced = (None, TICK_VALUE, [])
-                    stamp = log.newest_ms + seconds * 1000
+                    stamp = log.newest_ms + self._site.plan.tick_ms
                     self._site.broker.produce((topic, partition), [record], stamp)
 
     def _open_sink(self, partition: int) -> Sink:

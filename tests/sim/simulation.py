@@ -16,6 +16,7 @@ from stream_app.state import PartitionState
 from stream_app.steps import RawRecord
 from tests.sim.broker import Broker, Transaction
 from tests.sim.checks_outputs import check_outputs
+from tests.sim.checks_reports import check_reports
 from tests.sim.checks_state import (
     check_accounts,
     check_bounds,
@@ -26,7 +27,7 @@ from tests.sim.checks_state import (
 from tests.sim.clients import SimReader
 from tests.sim.group import Group
 from tests.sim.loop import START_SECONDS, VirtualLoop
-from tests.sim.oracle import Source, Truth, tell
+from tests.sim.oracle import Source, Truth, early, tell
 from tests.sim.plan import PROCESS_FAULTS, Chance, Plan, draw
 from tests.sim.process import OpenSink, Process, Site
 from tests.sim.workload import Shop, Written
@@ -46,6 +47,7 @@ class Result(Struct):
     faults: Counter[str]
     seconds: float
     digest: str
+    happened: Counter[str]  # as the oracle has it
 
 
 class Simulation:
@@ -71,6 +73,7 @@ class Simulation:
         self.site.open_sink = open_sink
         broker.on_complete.append(self._on_complete)
         self.states: dict[int, PartitionState] = {}  # as restored after the end
+        self.happened: Counter[str] = Counter()
         self._processes: list[Process] = []
         self._restarts = 0
         self._wrote_all = False
@@ -232,6 +235,9 @@ class Simulation:
         repeats = settings.guarantee == "at_least_once"
         site.problems += check_outputs(site.broker, topics, truths, repeats_allowed=repeats)
         site.problems += check_bounds(site.broker, settings.state_topic)
+        complete = not site.chance.counts
+        site.problems += check_reports(site.reports, truths, complete=complete)
+        self.happened = sum((truth.happened for truth in truths.values()), Counter())
         reader = SimReader(Bystander(site.chance, plan.latency_seconds), site.broker, chunk=1_000)
         for partition, truth in truths.items():
             records = self.records(partition)
@@ -296,7 +302,7 @@ def simulate(
     """
     rng = Random(seed)
     plan = change(draw(rng))
-    written = Shop(rng, plan.settings.partitions).write(plan.events)
+    written = Shop(rng, plan.settings.partitions, plan.first_offset).write(plan.events)
     loop = VirtualLoop()
 
     async def main() -> Result:
@@ -312,9 +318,10 @@ def simulate(
         inspect(simulation)
         seconds = loop.time() - START_SECONDS
         digest = simulation.digest()
-        return Result(seed, site.problems, len(written), site.chance.counts, seconds, digest)
+        counts, happened = site.chance.counts, simulation.happened
+        return Result(seed, site.problems, len(written), counts, seconds, digest, happened)
 
-    with _quiet(verbose=verbose):
+    with early(plan.warm_each), _quiet(verbose=verbose):
         try:
             return loop.run_until_complete(main())
         finally:

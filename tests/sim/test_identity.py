@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from tests.sim.fingerprint import EVENTS, fingerprint
+from tests.sim.fingerprint import EVENTS, SETTINGS, WARM_EACH, fingerprint, truths
 from tests.sim.plan import Plan, without_faults
 from tests.sim.simulation import Simulation, simulate
 
@@ -18,15 +19,19 @@ ONE_BY_ONE = 1
 
 @pytest.fixture(scope="module")
 def one_by_one() -> str:
-    """Return the hash of the log processed record by record."""
-    return fingerprint(ONE_BY_ONE)
+    """Return the hash of the log processed record by record, of which all kinds of output come."""
+    found = truths(ONE_BY_ONE)
+    happened = sum((truth.happened for truth in found), Counter())
+    for topic in ("recommendations", "predictions", "churn_alerts", "dead_letter"):
+        assert happened[topic] > EVENTS // 200
+    return fingerprint(found)
 
 
 @pytest.mark.sim
 @pytest.mark.parametrize("slice_max", [7, 64, 1_000])
 def test_identity_batches(slice_max: int, one_by_one: str) -> None:
     """Outputs, headers and state do not depend on how the log is cut into batches."""
-    assert fingerprint(slice_max) == one_by_one
+    assert fingerprint(truths(slice_max)) == one_by_one
 
 
 @pytest.mark.sim
@@ -46,11 +51,11 @@ def _run(workers: int) -> list[tuple[object, ...]]:
     committed: list[tuple[object, ...]] = []
 
     def change(plan: Plan) -> Plan:
-        over = {"partitions": 4, "idle_tick_seconds": 0, "batch_records_max": 128}
+        over = {"partitions": 4, "idle_tick_seconds": 0, "stages": SETTINGS.stages}
+        over |= {"batch_records_max": 128}
         settings = plan.settings.model_copy(update=over | {"guarantee": "exactly_once"})
-        return msgspec.structs.replace(
-            without_faults(plan), workers=workers, events=EVENTS, settings=settings
-        )
+        plan = msgspec.structs.replace(plan, events=EVENTS, warm_each=WARM_EACH)
+        return msgspec.structs.replace(without_faults(plan), workers=workers, settings=settings)
 
     def inspect(simulation: Simulation) -> None:
         for where, log in simulation.site.broker.logs.items():
@@ -61,10 +66,14 @@ def _run(workers: int) -> list[tuple[object, ...]]:
         for partition, state in simulation.states.items():
             committed.append((partition, state.digest()))
 
-    result = simulate(8, change=change, inspect=inspect)
+    result = simulate(67, change=change, inspect=inspect)
     assert not result.problems
-    outputs = sum(len(found) for _, found in committed if isinstance(found, list))
-    assert outputs > EVENTS // 10
+    outputs: Counter[str] = Counter()
+    for where, found in committed:
+        if isinstance(where, tuple) and isinstance(found, list):
+            outputs[where[0]] += len(found)
+    for topic in ("recommendations", "predictions", "churn-alerts", "dead-letter"):
+        assert outputs[topic] > 20
     return committed
 
 

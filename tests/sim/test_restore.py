@@ -9,6 +9,7 @@ import pytest
 from stream_app.config import Settings
 from stream_app.errors import PositionError, StateError
 from stream_app.runtime.changelog import restore
+from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Produced, Target, TransactionalSink
 from stream_app.runtime.task import PartitionTask, Ports, World
 from stream_app.state import PartitionState
@@ -24,13 +25,14 @@ T = TypeVar("T")
 Row = tuple[bytes, bytes]
 SIM = Settings(app="sim", partitions=1)
 FLIPS = 300
+KINDS = (b"u", b"i", b"l", b"p")
 STATE_TOPIC = "state"
 
 
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     """Return the rows of a state, one of each kind and many of users and items."""
-    return list(tell(sources(600)[0], SETTINGS, CATALOG).state.rows().items())
+    return list(tell(sources(2_000)[0], SETTINGS, CATALOG).state.rows().items())
 
 
 @pytest.mark.sim
@@ -43,7 +45,7 @@ def test_restore_whole(rows: list[Row]) -> None:
 def test_restore_bit_flips(rows: list[Row]) -> None:
     """A row of which one bit is wrong is never taken for good."""
     rng = Random(1)
-    kinds = [[row for row in rows if row[0][:1] == kind] for kind in (b"u", b"i", b"p")]
+    kinds = [[row for row in rows if row[0][:1] == kind] for kind in KINDS]
     for _ in range(FLIPS):
         key, value = rng.choice(rng.choice(kinds))
         bit = rng.randrange(8 * len(value))
@@ -57,7 +59,7 @@ def test_restore_bit_flips(rows: list[Row]) -> None:
 @pytest.mark.parametrize("cut", [0, 1, 5, 6, 20, -1])
 def test_restore_cut_row(rows: list[Row], cut: int) -> None:
     """A row that is too short is never taken for good."""
-    for kind in (b"u", b"i", b"p"):
+    for kind in KINDS:
         key, value = next(row for row in rows if row[0][:1] == kind)
         with pytest.raises(StateError):
             _restore([*rows, (key, value[:cut])])
@@ -106,7 +108,7 @@ async def _open(rows: list[Row], first: int, records: int) -> int:
         partitions=SIM.partitions,
         topic_id=TOPIC_ID,
     )
-    return await PartitionTask(0, ports, SIM, lambda: 0.0).open()
+    return await PartitionTask(0, ports, SIM, lambda: 0.0, Observer(SIM, lambda: 0)).open()
 
 
 def _restore(rows: list[Row], aborted: list[Row] | None = None) -> PartitionState:

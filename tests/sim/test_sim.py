@@ -14,12 +14,25 @@ from tests.sim.simulation import simulate
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
 SEEDS_FOR_ALL = 150  # so many seeds together meet everything that can happen
-SEARCH_MAX = 60  # seeds within which a mistake must be found
+# Seeds within which a mistake must be found. The rarest, `trusting`, shows in one of 28, and which
+# ones these are changes with all that comes out: 150 miss it once in 200 times.
+SEARCH_MAX = 150
 
-# Each with what it once found.
+# What must come about in more than this share of the seeds, so that a mistake in it is found soon.
+SHARES = {
+    **dict.fromkeys(("recommendations", "predictions", "churn_alerts"), 0.5),
+    **dict.fromkeys(("label", "churn", "churn-label", "silence", "purchase judged False"), 0.5),
+    **dict.fromkeys(("purchase judged True", "churn judged True", "churn judged False"), 0.25),
+    **dict.fromkeys(("comment judged True", "share judged True", "purchase joined True"), 0.25),
+    **dict.fromkeys(("click joined True", "impression joined True"), 0.1),
+}
+
+# Each with what it finds where that is put back. (Other draws, other seeds: when the workload
+# changed, the mistakes were put back and the seeds chosen anew.)
 REGRESSION_SEEDS = {
-    1: "a batch committed during a revocation was taken off a queue that was empty by then",
-    5: "a partition that was paused as it was revoked was never paused again",
+    3: "a batch committed during a revocation was taken off a queue that was empty by then",
+    8: "a partition that was paused as it was revoked was never paused again",
+    18: "a partition that was paused as it was revoked was never paused again",
 }
 
 
@@ -27,10 +40,11 @@ REGRESSION_SEEDS = {
 @pytest.mark.timeout(600)
 def test_sim_seeds() -> None:
     """Whatever goes wrong, the outcome is that of a single pass without faults."""
-    before, faults, failed = _happened(), Counter[str](), {}
+    before, faults, failed, met = _happened(), Counter[str](), {}, Counter[str]()
     for seed in range(SEEDS):
         result = simulate(seed)
         faults += result.faults
+        met.update(result.happened.keys())
         if result.problems:
             failed[seed] = result.problems[0][:1_000]
     assert not failed, "replay one with: make sim SEED=..."
@@ -40,6 +54,8 @@ def test_sim_seeds() -> None:
         happened = _happened()
         missing = [what for what in _all_happenings() if happened[what] <= before[what]]
         assert not missing, "in no seed has this happened"
+        rare = {what: met[what] for what, share in SHARES.items() if met[what] <= share * SEEDS}
+        assert not rare, "in too few seeds has this happened"
 
 
 @pytest.mark.sim
@@ -83,14 +99,22 @@ def _all_happenings() -> list[str]:
     """Return what many seeds together must bring about."""
     outcomes = ["confirmed", "failed", "fenced"]
     records = ["processed", "rejected", "duplicate", "tick"]
-    timers = ["user expiry", "item expiry", "item evict"]
-    return [*outcomes, *records, *timers, *REJECT_REASONS]
+    timers = ["user expiry", "item expiry", "item evict", "user label", "user churn"]
+    timers += ["user churn-label", "user silence"]
+    topics = ["recommendations", "predictions", "churn_alerts", "dead_letter"]
+    return [*outcomes, *records, *timers, *topics, *REJECT_REASONS]
 
 
 def _happened() -> Counter[str]:
     """Return how often the program has counted each thing, by its labels."""
     counts: Counter[str] = Counter()
-    for counter in (metrics.COMMITS, metrics.RECORDS, metrics.TIMERS, metrics.REJECTS):
+    for counter in (
+        metrics.COMMITS,
+        metrics.RECORDS,
+        metrics.TIMERS,
+        metrics.REJECTS,
+        metrics.OUTPUTS,
+    ):
         for family in counter.collect():
             for sample in family.samples:
                 if sample.name.endswith("_total"):

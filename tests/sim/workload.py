@@ -20,14 +20,14 @@ _TYPES = {
     "cart": 8,
     "remove_from_cart": 2,
     "purchase": 14,
-    "comment": 3,
-    "share": 2,
+    "comment": 6,
+    "share": 5,
     "search": 3,
-    "impression": 3,
-    "click": 5,
+    "impression": 6,
+    "click": 8,
     "recommend": 12,
-    "consent": 4,
-    "erase": 2,
+    "consent": 3,
+    "erase": 1,
 }
 
 
@@ -49,15 +49,19 @@ class Written(Struct):
 class Shop:
     """A shop of one seed: who comes how often, what there is, how time passes."""
 
-    def __init__(self, rng: Random, partitions: int) -> None:
+    def __init__(self, rng: Random, partitions: int, first_offset: int = 0) -> None:
         self.rng = rng
         self.partitions = partitions
+        self._ends = [first_offset] * partitions  # about where the next record will stand
         self.now_ms = START_MS
         self._users = [self._user(number) for number in range(rng.choice((1, 5, 30, 80, 1_000)))]
         self._items = [f"item-{n}" for n in range(rng.choice((3, 40, 400, 400)))]
         self._skew = rng.choice((0.0, 0.7, 1.5))
-        self._gap_ms = rng.choice((1_000, 60_000, 3_600_000))
-        self._jumps = rng.choice((0.0, 0.01, 0.05))
+        self._gap_ms = rng.choice((1_000, 8 * 3_600_000, 16 * 3_600_000, DAY_MS))
+        self._stay = rng.choice((0.0, 0.5, 0.8))  # that the next event is of the same visit
+        self._visit = ("", "")  # user and session
+        self._asked: dict[str, int] = {}  # about where a user's last request stands
+        self._jumps = rng.choice((0.0, 0.02, 0.05))
         self._repeats = rng.choice((0.0, 0.05, 0.3))
         self._garbage = rng.choice((0.0, 0.05, 0.3))
         self._late = rng.choice((0.0, 0.1))
@@ -68,7 +72,9 @@ class Shop:
         """Return so many records in the order in which they are written."""
         for _ in range(events):
             self._pass_time()
-            self._written.append(self._next())
+            written = self._next()
+            self._ends[written.partition] += 1
+            self._written.append(written)
         return self._written
 
     def _user(self, number: int) -> str:
@@ -77,6 +83,11 @@ class Shop:
         return f"user-{number}"
 
     def _pass_time(self) -> None:
+        if self.rng.random() < self._stay and self._visit[0]:
+            self.now_ms += self.rng.randrange(90_000)
+            return
+        session = f"session-{self.rng.randrange(5)}" if self.rng.random() < 0.7 else ""
+        self._visit = self._skewed(self._users), session
         self.now_ms += int(self.rng.expovariate(1.0) * self._gap_ms)
         if self.rng.random() < self._jumps:
             self.now_ms += int(self.rng.choice((1, 6, 9, 35)) * DAY_MS * self.rng.uniform(0.9, 1.1))
@@ -112,22 +123,44 @@ class Shop:
         event: dict[str, Any] = {
             "event_id": f"event-{self._count}",
             "type": kind,
-            "user_id": self._skewed(self._users),
+            "user_id": self._visit[0],
             "timestamp": time_ms if rng.random() < 0.8 else rfc3339(time_ms),
         }
-        if rng.random() < 0.7:
-            event["session_id"] = f"session-{rng.randrange(5)}"
+        if self._visit[1]:
+            event["session_id"] = self._visit[1]
+        return event | self._details(kind, self._visit[0])
+
+    def _details(self, kind: str, user: str) -> dict[str, Any]:
+        """Return the fields that a type of event has."""
+        rng = self.rng
         if kind == "search":
-            event["text"] = "milk"
-        elif kind == "consent":
-            event["consent"] = rng.random() < 0.6
-        elif kind not in {"recommend", "erase"}:
-            event["item_id"] = self._skewed(self._items)
+            return {"text": "milk"}
+        if kind == "consent":
+            return {"consent": rng.random() < 0.6}
+        if kind == "recommend":
+            self._asked[user] = self._ends[self._partition(user)]
+        if kind in {"recommend", "erase"}:
+            return {}
+        fields: dict[str, Any] = {"item_id": self._skewed(self._items)}
+        if kind in {"impression", "click", "purchase"} and rng.random() < 0.6:
+            fields["item_id"] = rng.choice(self._items[:3])  # popular, so it may have been shown
+            fields["recommendation_id"] = self._recommendation(user)
         if kind == "purchase":
-            event |= {"price": round(rng.uniform(0, 90), 2), "quantity": rng.randrange(4)}
+            fields |= {"price": round(rng.uniform(0, 90), 2), "quantity": rng.randrange(4)}
             if rng.random() < 0.8:
-                event["order_id"] = f"order-{self._count // 3}"
-        return event
+                fields["order_id"] = f"order-{self._count // 3}"
+        return fields
+
+    def _recommendation(self, user: str) -> str:
+        """Return the id that an earlier recommendation may have; of some there is none."""
+        partition = self._partition(user)
+        offset = self._ends[partition] - self.rng.randrange(1, 4)
+        if self.rng.random() < 0.8:
+            offset = self._asked.get(user, offset)
+        return f"clickstream.events-{partition}-{offset}-recommendation"
+
+    def _partition(self, user: str) -> int:
+        return partition_for(user.encode(), self.partitions)
 
     def _good(self, event: dict[str, Any]) -> Written:
         key = str(event["user_id"]).encode()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,8 +17,12 @@ import numpy.typing as npt
 import pytest
 from msgspec.structs import replace
 
-from stream_app.config import StageSettings
+from stream_app.config import StageSettings, load
+from stream_app.errors import ConfigError
 from stream_app.event import Cause, Event, Item, RankedItem, Recommendation, Target, encode
+from stream_app.ops.broker import EmbeddedBroker
+from stream_app.ops.produce import Order, run
+from stream_app.runtime.topics import create
 from stream_app.sources.synthetic import CASE_DAYS, CHURN_DAYS, SyntheticShop
 from stream_app.sources.synthetic_faults import BREAKS, broken
 from stream_app.sources.synthetic_shop import DAY_MS, FIRST, MINUTE_MS, SECOND, SHOPS, START_MS
@@ -135,6 +140,7 @@ def test_shop_does_not_depend_on_the_process() -> None:
     printed = {
         subprocess.run(
             [sys.executable, "-c", code],
+            cwd=Path(__file__).parents[2],
             env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
@@ -451,3 +457,36 @@ def test_shop_with_long_sessions_is_refused() -> None:
         replace(FIRST, name="long", steps_max=30)
     with pytest.raises(ValueError, match="a step must take more"):
         replace(FIRST, step_seconds_min=2)
+
+
+def test_shop_is_produced_with_its_truth_beside(tmp_path: Path) -> None:
+    """The command sends as many records as asked for, and writes down the truth, a case a line."""
+    truth = tmp_path / "truth.jsonl"
+    with EmbeddedBroker(tmp_path) as broker:
+        settings = load(brokers=broker.address)
+        create(settings)
+        order = Order(source="synthetic", shop="second", seed=3, truth=truth, limit=1_000)
+        assert run(settings, order).acknowledged == 1_000
+    decoder = msgspec.json.Decoder(Case)
+    written = [decoder.decode(line) for line in truth.read_bytes().splitlines()]
+    told: list[Case] = []
+    assert len(list(SyntheticShop(SECOND, 3).records(1_000, told.append))) == 1_000
+    assert written == told
+    assert len(written) > 700
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (Order(source="synthetic", households=3), "households are for completejourney"),
+        (Order(source="synthetic", file=Path("f")), "a file is for jsonl"),
+        (Order(source="jsonl", seed=3), "a seed is for synthetic"),
+        (Order(source="completejourney", shop="first"), "a shop is for synthetic"),
+        (Order(source="jsonl", truth=Path("t")), "a truth is for synthetic"),
+        (Order(source="synthetic", truth=Path("no/where")), "no/where: No such file"),
+    ],
+)
+def test_options_of_other_sources_are_refused(order: Order, message: str) -> None:
+    """An option that the source does not have, or a file that cannot be written, is named."""
+    with pytest.raises(ConfigError, match=message):
+        run(load(), order)

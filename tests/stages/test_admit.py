@@ -149,7 +149,7 @@ def test_withdrawn_consent_stops_learning() -> None:
     assert {key: row for key, row in state.rows().items() if key[:1] == b"i"} == before
     assert state.tables.top.touch("p").encode() == top
     assert state.profiles.get(USER) is None
-    (back,) = run(state, [withdraw(50, START_MS + 60 * MINUTE_MS, consent=True)]).steps
+    *_, back = run(state, [withdraw(50, START_MS + 60 * MINUTE_MS, consent=True)]).steps
     assert isinstance(back, Admitted)
     assert back.profiled
 
@@ -239,7 +239,7 @@ def test_ring_expires_with_the_row() -> None:
         end_ms = START_MS + wait_ms
         out = run(state, [tick(1, end_ms - 1), record(2, end_ms, event_id="e-0")])
         assert type(out.steps[-1]) is kind
-        ended = [due for due in dues(out.steps) if due.scope == "user"]
+        ended = [due for due in dues(out.steps) if (due.scope, due.kind) == ("user", "expiry")]
         assert bool(ended) is (kind is Admitted)
 
 

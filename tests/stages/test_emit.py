@@ -1,15 +1,20 @@
 """Stage 10: what goes out: ids, causes, headers, dead letters, and the notes of what was shown."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+import pytest
+from msgspec import convert
 
 from stream_app.codec import Sections
-from stream_app.event import Cause, Recommendation, RejectReason
+from stream_app.config import DAY_MS
+from stream_app.event import Cause, ChurnAlert, Prediction, Recommendation, RejectReason, Target
 from stream_app.hashing import event_hash
 from stream_app.stages.emit import (
     BYTES_MAX,
     DETAIL_CHARACTERS_MAX,
+    MODEL_VERSION,
     NOTE_ITEMS_MAX,
     NOTES_SIZE,
     Notes,
@@ -17,8 +22,12 @@ from stream_app.stages.emit import (
     explain,
 )
 from stream_app.steps import (
+    Alarm,
+    Answers,
     Batch,
     Due,
+    Forecast,
+    Joined,
     OutputRecord,
     Outside,
     Ranked,
@@ -30,6 +39,8 @@ from stream_app.steps import (
 from tests.conftest import START_MS, TOPIC, Record, admitted, record, request, sections
 
 HEADERS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type")
+BATCH = Batch(TOPIC, 3, [])
+OUTSIDE = Outside("catalogue-7", 2)
 
 
 def notes() -> Sections[str, Notes]:
@@ -41,7 +52,7 @@ def sent(
     users: Sections[str, Notes], steps: Sequence[Step], *answers: Ranked
 ) -> list[OutputRecord]:
     """Return what a batch of partition 3 sends out."""
-    return emit(users, Batch(TOPIC, 3, []), steps, answers, Outside("catalogue-7", 2))
+    return emit(users, BATCH, steps, Answers(ranked=answers), OUTSIDE)[0]
 
 
 def answered(asked: Request, places: Sequence[int], variant: str = "exploit") -> Ranked:
@@ -123,6 +134,7 @@ def test_notes_keep_the_last_three() -> None:
         assert note.recommendation == event_hash(f"{TOPIC}-3-{n}-recommendation")
         assert note.second == START_MS // 1000 + n
         assert note.items == request(20).items[:NOTE_ITEMS_MAX]
+        assert note.sources == bytes([8] * NOTE_ITEMS_MAX)
     data = section.encode()
     assert len(data) == BYTES_MAX
     assert Notes.decode(data) == section
@@ -219,3 +231,207 @@ def test_records_stand_in_the_order_of_their_causes() -> None:
         f"{TOPIC}-3-1-dead-letter",
         f"{TOPIC}-3-3-recommendation",
     ]
+
+
+# --- predictions and alerts -----------------------------------------------------------------------
+
+SUNDAY_MS = START_MS + 6 * DAY_MS
+
+
+def forecast(step: int = 0, time_ms: int = START_MS, **probabilities: float) -> Forecast:
+    """Return a forecast of the first user."""
+    known = {"purchase": 0.25} | probabilities
+    return Forecast(
+        step, "u-1", time_ms, 1_800_000, convert(known, dict[Target, float]), "logistic"
+    )
+
+
+def alarm(step: int = 0, **over: Any) -> Alarm:
+    """Return an alarm of the first user on a Sunday."""
+    fields: dict[str, Any] = {
+        "step": step,
+        "user_id": "u-1",
+        "time_ms": SUNDAY_MS,
+        "horizon_ms": 28 * DAY_MS,
+        "risk": 0.75,
+        "level": "critical",
+        "reasons": ("no purchase for 40 days",),
+        "offer": "discount",
+        "model": "logistic",
+    }
+    return Alarm(**(fields | over))
+
+
+def weekly(kind: str = "churn", log_ms: int = SUNDAY_MS + 99) -> Due:
+    """Return a timer of the first user that was due on Sunday."""
+    return Due("user", "u-1", kind, SUNDAY_MS, log_ms, 5)
+
+
+def test_prediction_names_its_cause() -> None:
+    """A prediction at an event has the event's offset in its id, and the event as its cause."""
+    step = admitted(offset=12, timestamp=START_MS - 5)
+    answers = Answers(forecasts=[forecast(time_ms=START_MS - 5, share=0.5)])
+    (out,) = emit(notes(), BATCH, [step], answers, OUTSIDE)[0]
+    assert (out.topic, out.key) == ("predictions", b"u-1")
+    assert msgspec.json.decode(out.value or b"", type=Prediction) == Prediction(
+        prediction_id=f"{TOPIC}-3-12-prediction",
+        user_id="u-1",
+        timestamp=START_MS - 5,
+        horizon_ms=1_800_000,
+        probabilities={"purchase": 0.25, "share": 0.5},
+        cause=Cause("e-12", TOPIC, 3, 12),
+        model="logistic",
+        model_version=MODEL_VERSION,
+    )
+    headers = dict(out.headers)
+    assert tuple(headers) == HEADERS
+    assert headers["ce_id"] == f"{TOPIC}-3-12-prediction".encode()
+    assert headers["ce_type"] == b"stream_app.prediction.v1"
+    assert headers["ce_time"] == b"2023-12-31T23:59:59.995Z"
+
+
+def test_prediction_at_a_timer_names_the_timer() -> None:
+    """A weekly risk has no event as its cause; its id is the timer's, whenever that fired."""
+    answers = Answers(forecasts=[forecast(time_ms=SUNDAY_MS)])
+    for log_ms in (SUNDAY_MS, SUNDAY_MS + 5):
+        (out,) = emit(notes(), BATCH, [weekly(log_ms=log_ms)], answers, OUTSIDE)[0]
+        value = msgspec.json.decode(out.value or b"", type=Prediction)
+        assert value.cause is None
+        assert value.prediction_id == f"{TOPIC}-3-user-u-1-churn-{SUNDAY_MS}-prediction"
+        assert dict(out.headers)["ce_id"].decode() == value.prediction_id
+        assert dict(out.headers)["ce_time"] == b"2024-01-07T00:00:00.000Z"
+
+
+@pytest.mark.parametrize("offer", ["discount", None])
+def test_alert_explains_itself(offer: str | None) -> None:
+    """An alert says how grave, why and what to offer; its id is that of the timer."""
+    answers = Answers(alarms=[alarm(offer=offer)])
+    (out,) = emit(notes(), BATCH, [weekly("silence")], answers, OUTSIDE)[0]
+    assert (out.topic, out.key) == ("churn_alerts", b"u-1")
+    name = f"{TOPIC}-3-user-u-1-silence-{SUNDAY_MS}-churn-alert"
+    assert msgspec.json.decode(out.value or b"", type=ChurnAlert) == ChurnAlert(
+        alert_id=name,
+        user_id="u-1",
+        timestamp=SUNDAY_MS,
+        horizon_ms=28 * DAY_MS,
+        risk=0.75,
+        level="critical",
+        reasons=["no purchase for 40 days"],
+        offer=offer,
+        model="logistic",
+        model_version=MODEL_VERSION,
+    )
+    headers = dict(out.headers)
+    assert tuple(headers) == HEADERS
+    assert headers["ce_id"] == name.encode()
+    assert headers["ce_type"] == b"stream_app.churn-alert.v1"
+    assert headers["ce_time"] == b"2024-01-07T00:00:00.000Z"
+
+
+def test_outputs_of_one_step_have_an_order() -> None:
+    """At a step the recommendation comes before the prediction, and the risk before the alert."""
+    steps: list[Step] = [
+        Reject("empty", "nothing", record(0, value=b""), START_MS),
+        admitted(offset=1),
+        weekly(),
+        weekly("silence"),
+        admitted(offset=2),
+    ]
+    ranked = [answered(msgspec.structs.replace(request(1, offset=1), step=1), [0])]
+    answers = Answers(ranked, [forecast(4), forecast(2), forecast(1)], [alarm(3), alarm(2)])
+    out = emit(notes(), BATCH, steps, answers, OUTSIDE)[0]
+    assert [dict(each.headers)["ce_id"].decode().removeprefix(f"{TOPIC}-3-") for each in out] == [
+        "0-dead-letter",
+        "1-recommendation",
+        "1-prediction",
+        f"user-u-1-churn-{SUNDAY_MS}-prediction",
+        f"user-u-1-churn-{SUNDAY_MS}-churn-alert",
+        f"user-u-1-silence-{SUNDAY_MS}-churn-alert",
+        "2-prediction",
+    ]
+
+
+# --- joins ----------------------------------------------------------------------------------------
+
+
+def joins(users: Sections[str, Notes], **over: Any) -> list[Joined]:
+    """Return what an event says of what was recommended before."""
+    return emit(users, BATCH, [admitted(**over)], Answers(), OUTSIDE)[1]
+
+
+def shown() -> Sections[str, Notes]:
+    """Return notes of two recommendations: `c-2`, `c-0` at offset 10, then `c-1` at 11."""
+    users = notes()
+    asked = msgspec.structs.replace(request(3, offset=10), sources=(1 | 2, 8, 4))
+    recommended(users, asked, [2, 0])
+    recommended(users, msgspec.structs.replace(request(3, offset=11), sources=(8, 2, 8)), [1])
+    return users
+
+
+NAMED = f"{TOPIC}-3-10-recommendation"
+
+
+@pytest.mark.parametrize("kind", ["impression", "click", "purchase"])
+def test_join_of_a_named_recommendation(kind: str) -> None:
+    """An event that names a recommendation is joined to it, with place and sources of its item."""
+    users = shown()
+    for item_id, place, sources in (("c-2", 1, 4), ("c-0", 2, 1 | 2)):
+        over = {"type": kind, "item_id": item_id, "recommendation_id": NAMED}
+        assert joins(users, **over) == [Joined(kind, place, sources, named=True)]
+
+
+@pytest.mark.parametrize(
+    ("item_id", "recommendation_id"), [("c-1", NAMED), ("c-2", "no such"), ("new", NAMED)]
+)
+def test_join_of_what_is_unknown(item_id: str, recommendation_id: str) -> None:
+    """An item that was not in it, or a recommendation that is not remembered, has place 0."""
+    over = {"type": "click", "item_id": item_id, "recommendation_id": recommendation_id}
+    assert joins(shown(), **over) == [Joined("click", 0, 0, named=True)]
+    assert joins(notes(), **over) == [Joined("click", 0, 0, named=True)]
+
+
+def test_join_of_a_purchase_by_its_item() -> None:
+    """A purchase that names nothing is joined by its item to the last recommendation, or not."""
+    users = shown()
+    assert joins(users, type="purchase", item_id="c-1") == [Joined("purchase", 1, 2, named=False)]
+    for over in (
+        {"type": "purchase", "item_id": "c-2"},  # was in the one before
+        {"type": "purchase", "item_id": "new"},
+        {"type": "click", "item_id": "c-1"},
+        {"type": "impression", "item_id": "c-1"},
+        {"type": "purchase", "item_id": "c-1", "user_id": "u-2"},
+        {"type": "purchase", "item_id": "c-1", "timestamp": START_MS - 1_000},  # was before it
+    ):
+        assert joins(users, **over) == []
+
+
+def test_join_needs_one_of_three_types() -> None:
+    """Only impressions, clicks and purchases are joined; of an item, and of who consents."""
+    over = {"item_id": "c-2", "recommendation_id": NAMED}
+    for kind in ("view", "cart", "remove_from_cart", "comment", "share", "search"):
+        assert joins(shown(), type=kind, **over) == []
+    assert joins(shown(), type="click", item_id=None, recommendation_id=NAMED) == []
+    users = shown()
+    assert joins(users, type="click", profiled=False, **over) == []
+    assert joins(users, type="click", **over) == [Joined("click", 0, 0, named=True)]
+
+
+def test_join_of_a_purchase_comes_before_its_own_recommendation() -> None:
+    """A purchase that prompts a recommendation is joined to the one before, not to its own."""
+    users = shown()
+    step = admitted(offset=12, type="purchase", item_id="c-1")
+    prompted = request(3, offset=12, type="purchase", item_id="c-1")
+    answers = Answers([answered(prompted, [0, 1])])
+    out, joined = emit(users, BATCH, [step], answers, OUTSIDE)
+    assert len(out) == 1
+    assert joined == [Joined("purchase", 1, 2, named=False)]
+    assert joins(users, type="purchase", item_id="c-1") == [Joined("purchase", 2, 8, named=False)]
+
+
+def test_join_of_items_beyond_those_noted() -> None:
+    """Of a long recommendation ten items are remembered; the eleventh is unknown."""
+    users = notes()
+    recommended(users, request(12, offset=10), range(12))
+    for place, expected in ((10, Joined("click", 10, 8, named=True)), (11, None)):
+        over = {"type": "click", "item_id": f"c-{place - 1}", "recommendation_id": NAMED}
+        assert joins(users, **over) == [expected or Joined("click", 0, 0, named=True)]

@@ -1,30 +1,38 @@
 """Stage 3: what falls due between two events, which item makes room, and how a log is cut."""
 
-import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.config import DAY_MS, StageSettings
+from stream_app.event import EVENT_TYPES
 from stream_app.hashing import id_hash
-from stream_app.stages.timers import (
-    _ITEM_HALF_LIFE_MS,
-    DUE_MAX,
-    ITEM_EVENTS,
-    SLICE_MS_MAX,
+from stream_app.schedule import (
+    CHURN,
+    CHURN_LABELS,
+    LABELS,
     SLOTS_MAX,
-    USER_BYTES_MAX,
-    Cut,
     ItemTimers,
     Timers,
     UserTimers,
+)
+from stream_app.stages.timers import (
+    DUE_MAX,
+    ITEM_EVENTS,
+    PREDICTED_EVENTS,
+    SLICE_MS_MAX,
+    Cut,
     advance,
     cut,
     fire,
 )
 from stream_app.steps import Admitted, Due, Received, Step, Tick
 from tests.conftest import (
+    MINUTE_MS,
     SETTINGS,
     START_MS,
     admitted,
@@ -37,6 +45,9 @@ from tests.conftest import (
 
 USER_TTL_MS = SETTINGS.user_ttl_days * DAY_MS
 ITEM_TTL_MS = SETTINGS.item_ttl_days * DAY_MS
+# Without predictions that wait, so that nothing but what a test is about falls due.
+QUIET = lenient(learn_share=0.0, learn_share_session=0.0, timer_jitter_minutes=0)
+EXACT = lenient(timer_jitter_minutes=0)
 
 
 def empty() -> Timers:
@@ -44,14 +55,14 @@ def empty() -> Timers:
     return Timers(sections("user", UserTimers.decode), sections("item", ItemTimers.decode))
 
 
-def advanced(timers: Timers, *received: Received, settings: StageSettings = SETTINGS) -> list[Step]:
+def advanced(timers: Timers, *received: Received, settings: StageSettings = QUIET) -> list[Step]:
     """Return the steps that received records become."""
     return advance(timers, received, settings)
 
 
-def fired_at(timers: Timers, log_ms: int) -> list[Due]:
+def fired_at(timers: Timers, log_ms: int, settings: StageSettings = QUIET) -> list[Due]:
     """Return what falls due when the log reaches a time."""
-    return dues(advanced(timers, Tick(0, log_ms)))
+    return dues(advanced(timers, Tick(0, log_ms), settings=settings))
 
 
 def test_user_expires_exactly_at_the_time_to_live() -> None:
@@ -134,22 +145,6 @@ def test_untouchable_events_set_no_timer() -> None:
     assert (timers.heap, timers.users.get("u-1")) == ([], None)
 
 
-def test_user_timers_of_all_slots_fit_their_budget() -> None:
-    """A user with every timer set stays within the bytes that the row has for them."""
-    full = UserTimers(START_MS, {slot: START_MS + slot for slot in range(SLOTS_MAX)})
-    assert len(full.encode()) <= USER_BYTES_MAX
-
-
-def test_item_score_is_the_decayed_count() -> None:
-    """An item's score is log2 of its events' weights, each halving in thirty days."""
-    days = [0, 0, 1, 30, 31, 95]
-    item = ItemTimers()
-    for day in days:
-        item.count(START_MS + day * DAY_MS)
-    weight = sum(2.0 ** (day / 30) for day in days)
-    assert math.isclose(item.score, START_MS / _ITEM_HALF_LIFE_MS + math.log2(weight))
-
-
 Events = Sequence[tuple[int, int]]  # number of the item, hours since the event before
 
 
@@ -183,7 +178,7 @@ def test_eviction_takes_the_lowest_decayed_count(
     events: Events, items_max: int, restore_at: int
 ) -> None:
     """Of too many items the one with the lowest decayed count leaves, after a restore too."""
-    settings = lenient(items_max=items_max, item_ttl_days=8)
+    settings = lenient(items_max=items_max, item_ttl_days=8, learn_share=0.0)
     timers = empty()
     left: list[tuple[str | int, str]] = []
     log_ms = START_MS
@@ -285,7 +280,7 @@ def test_rebuilt_heap_fires_the_same() -> None:
 
 def test_heap_is_bounded_when_items_make_room() -> None:
     """However many items have come and gone, what they leave in memory stays bounded."""
-    timers, settings = empty(), lenient(items_max=10)
+    timers, settings = empty(), lenient(items_max=10, learn_share=0.0)
     for n in range(5_000):
         entry = admitted(item_id=f"i-{n}", log_ms=START_MS + n)
         assert len(dues(advanced(timers, entry, settings=settings))) == (n >= 10)
@@ -312,3 +307,244 @@ def test_heap_is_bounded_when_a_user_is_erased_again() -> None:
     due_ms = START_MS + 99 + USER_TTL_MS
     assert fired_at(timers, due_ms - 1) == []
     assert [due.due_ms for due in fired_at(timers, due_ms)] == [due_ms]
+
+
+# --- behaviour: at which events it is predicted, and which predictions wait -----------------------
+
+
+def marks(timers: Timers, *entries: Admitted, settings: StageSettings = EXACT) -> list[int | None]:
+    """Return when the horizon closes of what is predicted at each entry, None where nothing is."""
+    steps = advanced(timers, *entries, settings=settings)
+    found = [step for step in steps if isinstance(step, Admitted)]
+    assert all(step.predicted or not step.closes_ms for step in found)
+    return [step.closes_ms if step.predicted else None for step in found]
+
+
+def test_predicted_events() -> None:
+    """Behaviour is predicted at what users do, if they consent, and at nothing else."""
+    for kind in EVENT_TYPES:
+        entry = admitted(type=kind, item_id="i-1")
+        assert (marks(empty(), entry) != [None]) is (kind in PREDICTED_EVENTS), kind
+        assert marks(empty(), admitted(type=kind, item_id="i-1", profiled=False)) == [None]
+    assert {"view", "cart", "purchase", "comment", "share", "search", "click"} == PREDICTED_EVENTS
+
+
+def test_horizon_closes_late() -> None:
+    """A prediction waits its horizon and the allowed lateness, counted from event time."""
+    late_ms = SETTINGS.lateness_ms_max
+    long = admitted(timestamp=START_MS - 7)
+    short = admitted(timestamp=START_MS + 7, session_id="s")
+    everything = lenient(learn_share_session=1.0)
+    assert marks(empty(), long, settings=everything) == [START_MS - 7 + 7 * DAY_MS + late_ms]
+    assert marks(empty(), short, settings=everything) == [START_MS + 7 + 30 * MINUTE_MS + late_ms]
+
+
+def test_late_events_are_not_predicted() -> None:
+    """A late event gets no prediction and takes none from the next."""
+    timers = empty()
+    assert marks(timers, admitted(log_ms=START_MS, timestamp=START_MS - DAY_MS, late=True)) == [
+        None
+    ]
+    (closes_ms,) = marks(timers, admitted(log_ms=START_MS, timestamp=START_MS - 1, event_id="b"))
+    assert closes_ms
+
+
+def test_one_prediction_for_a_timestamp() -> None:
+    """At each event time of a user at most one prediction is made, and none behind the newest."""
+    timers = empty()
+    times = [START_MS, START_MS, START_MS - 1, START_MS + 1]
+    entries = [admitted(timestamp=at, event_id=f"e-{n}") for n, at in enumerate(times)]
+    found = marks(timers, *entries, admitted(user_id="u-2", event_id="e-9"))
+    assert [at is not None for at in found] == [True, False, False, True, True]
+
+
+def test_labels_are_limited_by_slots() -> None:
+    """Of a user's predictions so many wait as there are slots; the rest are made all the same."""
+    timers = empty()
+    entries = [admitted(log_ms=START_MS + n, event_id=f"e-{n}") for n in range(len(LABELS) + 2)]
+    found = marks(timers, *entries)
+    assert [bool(at) for at in found] == [True] * len(LABELS) + [False] * 2
+    closed = fired_at(timers, found[0] or 0, EXACT)
+    assert [(due.kind, due.due_ms) for due in closed] == [("label", found[0])]
+    (again,) = marks(timers, admitted(log_ms=found[0], event_id="e-9"))
+    assert again
+
+
+def test_labels_are_drawn_by_the_event() -> None:
+    """The share of predictions that wait is as set, apart for sessions, and drawn by the event."""
+    settings = lenient(learn_share=0.5, learn_share_session=0.1)
+    for session_id, share in ((None, 0.5), ("s", 0.1)):
+        entries = [
+            admitted(user_id=f"u-{n}", event_id=f"e-{n}", session_id=session_id) for n in range(900)
+        ]
+        found = marks(empty(), *entries, settings=settings)
+        assert abs(sum(map(bool, found)) / 900 - share) < 0.05
+        assert marks(empty(), *entries, settings=settings) == found
+
+
+def test_timer_of_a_label_is_set_once() -> None:
+    """However often consent is withdrawn and given, a user's timers in memory stay bounded."""
+    timers, largest = empty(), 0
+    for n in range(1_000):
+        log_ms = START_MS + n * 1_000
+        advanced(
+            timers,
+            bought(log_ms),
+            admitted(log_ms=log_ms + 1, profiled=False),
+            admitted(log_ms=log_ms + 2, event_id=f"v-{n}", item_id=f"i-{n % 2}"),
+            settings=SETTINGS,
+        )
+        largest = max(largest, len(timers.heap))
+    assert largest <= SLOTS_MAX + 2
+
+
+# --- churn: each Sunday, and on set days of silence -----------------------------------------------
+
+MONDAY_MS = START_MS  # 2024-01-01 was one
+SUNDAY_MS = MONDAY_MS + 6 * DAY_MS
+WEEK_MS = 7 * DAY_MS
+
+
+def bought(log_ms: int, **over: Any) -> Admitted:
+    """Return a purchase."""
+    fields: dict[str, Any] = {"type": "purchase", "log_ms": log_ms, "event_id": f"p-{log_ms}"}
+    return admitted(**(fields | over))
+
+
+def of_kind(fired: Sequence[Due], kind: str) -> list[int]:
+    """Return when the timers of a kind were due."""
+    return [due.due_ms for due in fired if due.kind == kind]
+
+
+@pytest.mark.parametrize(
+    ("log_ms", "due_ms"),
+    [
+        (MONDAY_MS, SUNDAY_MS),
+        (SUNDAY_MS - 1, SUNDAY_MS),
+        (SUNDAY_MS, SUNDAY_MS + WEEK_MS),
+        (SUNDAY_MS + 1, SUNDAY_MS + WEEK_MS),
+        (DAY_MS, 3 * DAY_MS),  # 1970-01-02
+    ],
+)
+def test_churn_is_due_on_the_next_sunday(log_ms: int, due_ms: int) -> None:
+    """The first look is at the Sunday 00:00 UTC after the purchase; on a Sunday, a week later."""
+    timers = empty()
+    advanced(timers, bought(log_ms))
+    assert datetime.fromtimestamp(due_ms / 1000, UTC).strftime("%a %X") == "Sun 00:00:00"
+    assert fired_at(timers, due_ms - 1) == []
+    (due,) = fired_at(timers, due_ms)
+    closes_ms = due_ms + 28 * DAY_MS + SETTINGS.lateness_ms_max
+    assert due == Due("user", "u-1", "churn", due_ms, due_ms, closes_ms)
+
+
+def test_churn_is_spread_by_jitter() -> None:
+    """Users are looked at within six hours of Sunday, each always at the same time of the week."""
+    timers = empty()
+    users = [f"u-{n}" for n in range(200)]
+    advanced(timers, *[bought(MONDAY_MS, user_id=user) for user in users], settings=SETTINGS)
+    first = fired_at(timers, SUNDAY_MS + DAY_MS, SETTINGS)
+    second = fired_at(timers, SUNDAY_MS + WEEK_MS + DAY_MS, SETTINGS)
+    delays = {due.key: due.due_ms - SUNDAY_MS for due in first if due.kind == "churn"}
+    assert set(delays) == set(users)
+    assert 0 <= min(delays.values()) < max(delays.values()) < 6 * 3_600_000
+    assert len(set(delays.values())) > 190
+    again = {due.key: due.due_ms - SUNDAY_MS - WEEK_MS for due in second if due.kind == "churn"}
+    assert again == delays
+
+
+@pytest.mark.parametrize(
+    ("bought_ms", "weeks"),
+    [(SUNDAY_MS, 8), (SUNDAY_MS - 1, 8), (SUNDAY_MS - WEEK_MS + 1, 8), (SUNDAY_MS - DAY_MS, 8)],
+)
+def test_churn_is_weekly_while_active(bought_ms: int, weeks: int) -> None:
+    """The look is repeated each week up to 56 days after the purchase, then no more."""
+    timers = empty()
+    advanced(timers, bought(bought_ms))
+    first_ms = SUNDAY_MS + (WEEK_MS if bought_ms == SUNDAY_MS else 0)
+    fired = [due for week in range(60) for due in fired_at(timers, first_ms + week * WEEK_MS)]
+    expected = [first_ms + week * WEEK_MS for week in range(weeks)]
+    assert of_kind(fired, "churn") == expected
+    assert expected[-1] - bought_ms <= SETTINGS.churn_active_days * DAY_MS
+    assert of_kind(fired, "churn-label") == [due.closes_ms for due in fired if due.kind == "churn"]
+    section = timers.users.get("u-1")
+    assert section is None or CHURN not in section.due
+
+
+def test_churn_begins_again_with_a_purchase() -> None:
+    """Who was looked at no more is so again after the next purchase, and views do not count."""
+    timers = empty()
+    advanced(timers, bought(MONDAY_MS))
+    later_ms = MONDAY_MS + 100 * DAY_MS
+    assert len(of_kind(fired_at(timers, later_ms), "churn")) == 8
+    advanced(timers, admitted(log_ms=later_ms))
+    assert of_kind(fired_at(timers, later_ms + 2 * WEEK_MS), "churn") == []
+    advanced(timers, bought(later_ms + 2 * WEEK_MS))
+    assert len(of_kind(fired_at(timers, later_ms + 3 * WEEK_MS), "churn")) == 1
+
+
+def test_churn_labels_are_limited_by_slots() -> None:
+    """Five risks of a user wait at once; where lateness lets them wait longer, some are not."""
+    timers = empty()
+    weekly = [bought(MONDAY_MS + week * WEEK_MS) for week in range(30)]
+    fired = dues(advanced(timers, *weekly))
+    assert all(due.closes_ms for due in fired if due.kind == "churn")
+    timers, slow = empty(), lenient(lateness_ms_max=8 * DAY_MS, timer_jitter_minutes=0)
+    fired = dues(advanced(timers, *weekly, settings=slow))
+    waiting = [bool(due.closes_ms) for due in fired if due.kind == "churn"]
+    assert waiting[:7] == [True] * len(CHURN_LABELS) + [False] * 1 + [True]
+
+
+def test_silence_fires_on_the_set_days() -> None:
+    """A user who bought and fell silent is looked at on each of the set days, to the ms."""
+    timers = empty()
+    advanced(timers, bought(MONDAY_MS + 5))
+    days = SETTINGS.silence_days
+    fired = fired_at(timers, MONDAY_MS + 5 + days[0] * DAY_MS - 1)
+    assert of_kind(fired, "silence") == []
+    fired = fired_at(timers, MONDAY_MS + 300 * DAY_MS)
+    assert of_kind(fired, "silence") == [MONDAY_MS + 5 + day * DAY_MS for day in days]
+    assert not any(due.closes_ms for due in fired if due.kind == "silence")
+
+
+def test_silence_is_put_off_by_any_event() -> None:
+    """Days of silence count from the newest event, be it a view; after the last day a new one."""
+    timers = empty()
+    advanced(timers, bought(MONDAY_MS))
+    seen = [MONDAY_MS + day * DAY_MS for day in (5, 9, 24, 26)]
+    fired: list[Due] = []
+    for n, log_ms in enumerate(seen):
+        fired += dues(advanced(timers, admitted(log_ms=log_ms, event_id=f"v-{n}")))
+    fired += fired_at(timers, MONDAY_MS + 200 * DAY_MS)
+    back_ms = MONDAY_MS + 200 * DAY_MS
+    fired += dues(advanced(timers, admitted(log_ms=back_ms, event_id="back")))
+    fired += fired_at(timers, back_ms + 10 * DAY_MS)
+    after = [(9, 10), *[(26, day) for day in SETTINGS.silence_days], (200, 10)]
+    assert of_kind(fired, "silence") == [MONDAY_MS + (day + n) * DAY_MS for day, n in after]
+
+
+@pytest.mark.parametrize("entry", [admitted(), bought(START_MS, profiled=False)])
+def test_silence_needs_a_purchase(entry: Admitted) -> None:
+    """Who has bought nothing that counts is neither active nor missed."""
+    timers = empty()
+    advanced(timers, entry)
+    fired = fired_at(timers, START_MS + 300 * DAY_MS)
+    assert {due.kind for due in fired if due.scope == "user"} <= {"label"}
+
+
+@pytest.mark.parametrize(
+    "end", [{"profiled": False}, {"type": "erase", "key": "hash", "profiled": False}]
+)
+def test_churn_ends_with_consent_and_with_the_user(end: dict[str, Any]) -> None:
+    """After consent is withdrawn, or the user erased, no risk is looked at until a purchase."""
+    timers = empty()
+    advanced(timers, bought(MONDAY_MS))
+    advanced(timers, admitted(**(end | {"log_ms": MONDAY_MS + 1, "event_id": "end"})))
+    fired = fired_at(timers, MONDAY_MS + 20 * DAY_MS)
+    assert not {due.kind for due in fired} & {"churn", "silence"}
+    again_ms = MONDAY_MS + 20 * DAY_MS
+    key = str(end.get("key", ""))
+    advanced(timers, bought(again_ms, key=key))
+    fired = fired_at(timers, again_ms + 10 * DAY_MS)
+    looked = {due.kind for due in fired} & {"churn", "silence"}
+    # Of an erased user's row the key is no user's id, which an alert would need.
+    assert looked == (set() if key else {"churn", "silence"})

@@ -1,0 +1,168 @@
+"""What is entered into the metrics: committed batches, and how right predictions turned out.
+
+Only what a confirmed commit holds is entered, so a batch that was dropped and processed again
+counts once.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain
+
+from prometheus_client import Gauge
+
+from stream_app import metrics
+from stream_app.config import Settings
+from stream_app.judge import Figures, Judge, Kind
+from stream_app.pipeline import Outputs
+from stream_app.stages.emit import NOTE_ITEMS_MAX
+from stream_app.steps import SOURCES, Admitted, Batch, Due, Duplicate, Reject, Tick
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN = "unknown"  # the place of an item that the recommendation is not known to have had
+
+_OUTCOMES: dict[type, str] = {
+    Admitted: "processed",
+    Reject: "rejected",
+    Duplicate: "duplicate",
+    Tick: "tick",
+}
+_GAUGES: dict[str, Gauge] = {  # by the field of Figures
+    "base_rate": metrics.BASE_RATE,
+    "auc": metrics.AUC,
+    "log_loss": metrics.LOG_LOSS,
+    "calibration_error": metrics.CALIBRATION_ERROR,
+    "precision": metrics.PRECISION,
+    "recall": metrics.RECALL,
+    "f1": metrics.F1,
+    "delay_seconds": metrics.LABEL_DELAY_SECONDS,
+}
+
+
+class Observer:
+    """Enters what the partitions of a process have committed into the metrics.
+
+    Parameters
+    ----------
+    settings
+        Of the program.
+    now_ms
+        The clock, for end-to-end times.
+    """
+
+    def __init__(self, settings: Settings, now_ms: Callable[[], int]) -> None:
+        self.judge = Judge(settings.stages)
+        self._replay = settings.replay
+        self._now_ms = now_ms
+        self._changed: set[int] = set()  # partitions whose figures are newer than their gauges
+
+    def committed(
+        self,
+        batch: Batch,
+        outputs: Outputs,
+        changes: Sequence[tuple[bytes, bytes | None]],
+        seconds: float,
+    ) -> None:
+        """Enter a committed batch; ``seconds`` is what the commit took."""
+        metrics.COMMITS.labels("confirmed").inc()
+        metrics.COMMIT_SECONDS.observe(seconds)
+        metrics.BATCH_RECORDS.observe(len(batch.records))
+        metrics.CHANGELOG_BYTES.inc(sum(len(key) + len(row or b"") for key, row in changes))
+        for step in outputs.steps:
+            if isinstance(step, Reject):
+                metrics.REJECTS.labels(step.reason).inc()
+            elif isinstance(step, Due):
+                metrics.TIMERS.labels(step.scope, step.kind).inc()
+        for kind, outcome in _OUTCOMES.items():
+            count = sum(type(step) is kind for step in outputs.steps)
+            if count:
+                metrics.RECORDS.labels(outcome).inc(count)
+        for output in outputs.records:
+            metrics.OUTPUTS.labels(output.topic).inc()
+        if not self._replay:
+            now_ms = self._now_ms()
+            for record in batch.records:
+                metrics.END_TO_END_SECONDS.observe(max(now_ms - record.timestamp, 0) / 1000)
+        _enter_answers(outputs)
+        if outputs.judged:
+            self._judge(batch.partition, outputs)
+
+    def publish(self) -> None:
+        """Set the gauges of all partitions together, and of one of them; call it every second.
+
+        A figure takes up to half a millisecond, so the partitions take turns.
+        """
+        if self._changed:
+            partition = self._changed.pop()
+            _set_gauges(self.judge.figures(), metrics.ALL_PARTITIONS)
+            _set_gauges(self.judge.figures(partition), str(partition))
+
+    def forget(self, partition: int) -> None:
+        """Drop the gauges and the figures of a partition that is given up."""
+        self.judge.forget(partition)
+        self._changed.discard(partition)
+        for gauge in (metrics.LAG, metrics.POSITION, metrics.ROWS, *_GAUGES.values()):
+            with suppress(KeyError):
+                gauge.remove_by_labels({"partition": str(partition)})
+
+    def _judge(self, partition: int, outputs: Outputs) -> None:
+        self._changed.add(partition)
+        counts = Counter(Kind(case.target, case.horizon_ms) for case in outputs.judged)
+        for kind, count in counts.items():
+            metrics.JUDGED.labels(kind.target, kind.horizon, partition).inc(count)
+        for kind, direction in self.judge.take(partition, outputs.judged):
+            metrics.DRIFTS.labels(kind.target, kind.horizon, direction).inc()
+            logger.info(
+                "partition %d: predictions of %s within %s have become %s",
+                partition,
+                kind.target,
+                kind.horizon,
+                direction,
+            )
+
+
+def _enter_answers(outputs: Outputs) -> None:
+    """Count what was said, and what users did with what was recommended to them."""
+    answers = outputs.answers
+    sent = Counter((each.horizon_ms, tuple(each.probabilities)) for each in answers.forecasts)
+    for (horizon_ms, targets), count in sent.items():
+        for target in targets:
+            kind = Kind(target, horizon_ms)
+            metrics.PREDICTIONS.labels(kind.target, kind.horizon).inc(count)
+    for alarm in answers.alarms:
+        metrics.CHURN_ALERTS.labels(alarm.level).inc()
+    if answers.ranked:
+        ranks = chain.from_iterable(range(1, len(each.places) + 1) for each in answers.ranked)
+        bits = chain.from_iterable(
+            map(each.request.sources.__getitem__, each.places) for each in answers.ranked
+        )
+        _enter_items("recommended", Counter(ranks), Counter(bits))
+    for event, named in {(each.event_type, each.named) for each in outputs.joined}:
+        same = [each for each in outputs.joined if (each.event_type, each.named) == (event, named)]
+        _enter_items(
+            event if named else f"unnamed_{event}",
+            Counter(each.place for each in same),
+            Counter(each.sources for each in same),
+        )
+
+
+def _enter_items(event: str, ranks: Counter[int], bits: Counter[int]) -> None:
+    """Count items by their place in the recommendation and by the bits of their sources."""
+    for rank, count in ranks.items():
+        known = 1 <= rank <= NOTE_ITEMS_MAX
+        metrics.PLACES.labels(event, rank if known else UNKNOWN).inc(count)
+    for bit, source in SOURCES.items():
+        count = sum(number for each, number in bits.items() if each & bit)
+        if count:
+            metrics.SOURCES.labels(event, source).inc(count)
+
+
+def _set_gauges(figures: dict[Kind, Figures], partition: str) -> None:
+    for kind, value in figures.items():
+        for name, gauge in _GAUGES.items():
+            figure = getattr(value, name)
+            shown = math.nan if figure is None else figure
+            gauge.labels(kind.target, kind.horizon, partition).set(shown)
