@@ -3,7 +3,7 @@
 Every prediction was made before its outcome was known, and is judged once. It is half precision, so
 there are 15,361 different ones at most: how often each came true, and how often not, is all that is
 kept, and what AUC, log loss, calibration error, precision, recall and F1 follow from exactly. (Of
-River's, `ROCAUC` is off by 0.01 to 0.02 at 10 thresholds, costs 30 µs a case at 100, and
+River's, `ROCAUC` is off by 0.05 at 10 thresholds, by 0.025 at 100 and then costs 30 µs a case, and
 `RollingROCAUC` needs 10 ms to say how it stands.) Drift is found by River's ADWIN: Bifet & Gavaldà,
 "Learning from Time-Changing Data with Adaptive Windowing", SDM 2007.
 """

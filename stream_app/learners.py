@@ -16,6 +16,8 @@ from river.optim import AdaGrad
 from river.preprocessing import StandardScaler
 from river.utils import VectorDict
 
+from stream_app.errors import StateError
+
 # Nothing is predicted until so many samples of each outcome have been learned from.
 WARM_EACH = 20
 NAN = math.nan
@@ -80,10 +82,20 @@ class Learner:
         """Take over what :meth:`encode` returned, and return this learner.
 
         A feature that this version has added begins without weight; one it has dropped is gone.
+
+        Raises
+        ------
+        StateError
+            When it was written for another number of targets.
         """
         if not data:
             return self
         size, count, self.samples = _COUNTS.unpack_from(data)
+        if count != len(self.targets):
+            raise StateError(
+                f"a learner's row has {count} targets, this program {len(self.targets)}: "
+                "start a new `app` name, which learns from the log anew"
+            )
         start = _COUNTS.size + size
         stored = data[_COUNTS.size : start].decode().split("\n")
         self.positives = list(array("Q", data[start : start + 8 * count]))
@@ -149,12 +161,14 @@ class Learner:
             self.positives[place] += label
             model.learn_one(scaled, label)
 
-    def raised(self, features: dict[str, float], place: int = 0) -> list[str]:
+    def raised(self, features: dict[str, float], place: int = 0) -> list[tuple[str, float]]:
         """Return the features that raise a target's probability, the strongest first.
 
-        Compared with a user whose features are all at their means.
+        Compared with a user whose features are all at their means; with each goes its distance from
+        the mean, in standard deviations.
         """
         scaled = self.scaler.transform_one(features)
         weights = self.models[place].weights
         parts = {name: weights.get(name, 0.0) * value for name, value in scaled.items()}
-        return sorted((name for name in parts if parts[name] > 0), key=lambda name: -parts[name])
+        raising = sorted((name for name in parts if parts[name] > 0), key=lambda name: -parts[name])
+        return [(name, scaled[name]) for name in raising]

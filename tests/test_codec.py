@@ -138,6 +138,12 @@ def outlooks(draw: st.DrawFn) -> behavior.Pending:
 
 FEATURES = st.binary(min_size=churn.VECTOR.bytes, max_size=churn.VECTOR.bytes)
 RISK = st.builds(churn.Pending, INT64, HALF, st.booleans(), FEATURES)
+RISKS = st.lists(RISK, max_size=len(schedule.CHURN_LABELS))
+# Whoever was never alerted about is at no level.
+WATCH = st.one_of(
+    st.builds(churn.Watch, st.just(0), st.just(0), st.just(0), RISKS),
+    st.builds(churn.Watch, st.integers(1, 2**63 - 1), UINT8, UINT8, RISKS),
+)
 TOP = st.dictionaries(UINT64, DOUBLE, max_size=TOP_SIZE // 4)
 RING = st.integers(0, RING_SIZE).flatmap(lambda n: arrays("Q", UINT64, n))
 SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
@@ -151,9 +157,7 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("user", "behavior"): st.builds(
         behavior.Outlook, st.lists(outlooks(), max_size=len(schedule.LABELS))
     ),
-    ("user", "churn"): st.builds(
-        churn.Watch, INT64, UINT8, st.lists(RISK, max_size=len(schedule.CHURN_LABELS))
-    ),
+    ("user", "churn"): WATCH,
     ("item", "timers"): st.builds(ItemTimers, INT64, INT64, DOUBLE),
     ("item", "candidates"): item_facts(),
     **{("learner", spec.name): learners(spec.decode) for spec in LEARNER_LAYOUT},

@@ -235,8 +235,8 @@ def test_raised_names_what_raised_the_probability() -> None:
             scaled = learner.scaler.transform_one(features)
             parts = {name: model.weights[name] * value for name, value in scaled.items()}
             named = learner.raised(features, place)
-            assert set(named) == {name for name in NAMES if parts[name] > 0}
-            strengths = [parts[name] for name in named]
+            assert dict(named) == {name: scaled[name] for name in NAMES if parts[name] > 0}
+            strengths = [parts[name] for name, _ in named]
             assert strengths == sorted(strengths, reverse=True)
 
 

@@ -52,7 +52,7 @@ _MORE_DAYS = 28
 
 _PENDING = Struct("<qeB")  # when the horizon closes, what was predicted, whether the user bought
 _PENDING_BYTES = _PENDING.size + VECTOR.bytes
-_HEADER = Struct("<qB")  # when the last alert was raised, level
+_HEADER = Struct("<qBB")  # when the last alert was raised, its level, level now
 BYTES_MAX = _HEADER.size + len(CHURN_LABELS) * _PENDING_BYTES
 
 
@@ -68,10 +68,12 @@ class Pending(msgspec.Struct):
 class Watch(msgspec.Struct):
     """A user's section of this stage: the risks that wait, and the level of the last alert.
 
-    ``level`` counts from 1 in :data:`LEVELS`, 0 for none; ``alerted_ms`` is 0 for never.
+    ``level`` counts from 1 in :data:`LEVELS`, 0 for none; ``alerted`` is that of the last alert,
+    and ``alerted_ms`` when it was, 0 for never.
     """
 
     alerted_ms: int
+    alerted: int
     level: int
     pending: list[Pending]
 
@@ -79,18 +81,20 @@ class Watch(msgspec.Struct):
     def decode(cls, data: bytes) -> "Watch":
         """Return the section that ``data`` holds, a fresh one for no data."""
         if not data:
-            return cls(0, 0, [])
+            return cls(0, 0, 0, [])
         pending = []
         for start in range(_HEADER.size, len(data), _PENDING_BYTES):
             closes_ms, risk, bought = _PENDING.unpack_from(data, start)
             features = data[start + _PENDING.size : start + _PENDING_BYTES]
             pending.append(Pending(closes_ms, risk, bool(bought), features))
-        alerted_ms, level = _HEADER.unpack_from(data)
-        return cls(alerted_ms, level, pending)
+        alerted_ms, alerted, level = _HEADER.unpack_from(data)
+        return cls(alerted_ms, alerted, level, pending)
 
     def encode(self) -> bytes:
         """Return the section as bytes."""
-        return _HEADER.pack(self.alerted_ms, self.level) + b"".join(
+        if not (self.pending or self.alerted_ms):
+            return b""
+        return _HEADER.pack(self.alerted_ms, self.alerted, self.level) + b"".join(
             [
                 _PENDING.pack(each.closes_ms, each.risk, each.bought) + each.features
                 for each in self.pending
@@ -151,8 +155,7 @@ def vector(view: UserView) -> tuple[float, ...]:
     age, tenure, gaps = view.order_age_days, view.tenure_days, view.long_gaps
     usual = _usual_days(view)
     weeks = view.order_weeks >> 1  # of the current week is nothing to be seen yet
-    long = sum(age > edge for edge in _SILENCES_DAYS)
-    longer = sum(age + _MORE_DAYS > edge for edge in _SILENCES_DAYS)
+    long, longer = _silences(age)
     idle = view.idle_days + max(age - 14.0, 0.0)
     return (
         log1p(age),
@@ -171,32 +174,97 @@ def vector(view: UserView) -> tuple[float, ...]:
     )
 
 
+def _silences(age_days: float) -> tuple[int, int]:
+    """Return the places in `long_gaps` for a silence so far, and for one 28 days longer."""
+    return (
+        sum(age_days > edge for edge in _SILENCES_DAYS),
+        sum(age_days + _MORE_DAYS > edge for edge in _SILENCES_DAYS),
+    )
+
+
 def _usual_days(view: UserView) -> float:
     return view.order_gap_days if view.orders > 1 else max(view.tenure_days, 1.0)
 
 
-# What to say of a feature that raised the risk.
-_REASONS: dict[str, Callable[[UserView], str]] = {
-    "recency": lambda view: f"no purchase for {_days(view.order_age_days)}",
-    "usual_gap": lambda view: f"orders only every {_days(_usual_days(view))}",
-    "recency_ratio": lambda view: (
-        f"silent {view.order_age_days / (_usual_days(view) + 1.0):.1f} times as long as usual"
-    ),
-    "weeks_of_12": lambda view: f"ordered in {_weeks(view, 12)} of the last 12 weeks",
-    "weeks_of_4": lambda view: f"ordered in {_weeks(view, 4)} of the last 4 weeks",
-    "idle_share": lambda view: (
-        f"was silent for over two weeks before, {_days(view.idle_days)} beyond them in all"
-        if view.idle_days >= 1
-        else "silent for over two weeks for the first time"
-    ),
-    "visit_age": lambda view: f"no visit for {_days(view.visit_age_days)}",
-    "visit_gap": lambda view: f"visits only every {_days(view.visit_gap_days)}",
-    "visit_ratio": lambda view: (
-        f"away {view.visit_age_days / (view.visit_gap_days + 1.0):.1f} times as long as usual"
-    ),
-    "orders_of_visits": lambda view: f"{view.orders} orders in {view.visits} visits",
-    "return_odds": lambda _: "silences like this one tend to last",
-    "lines_month": lambda _: "has bought little in the last weeks",
+class _Reason(NamedTuple):
+    """What to say of a feature that raised the risk by being high (1) or low (-1)."""
+
+    sign: int
+    say: Callable[[UserView], str | None]
+
+
+def _say_silence(view: UserView) -> str:
+    return f"no purchase for {_days(view.order_age_days)}"
+
+
+def _say_gap(view: UserView) -> str | None:
+    return f"orders only every {_days(view.order_gap_days)}" if view.orders > 1 else None
+
+
+def _say_ratio(view: UserView) -> str | None:
+    times = view.order_age_days / (view.order_gap_days + 1.0)
+    known = view.orders > 1 and times >= 1
+    return f"no purchase for {times:.1f} times as long as usual" if known else None
+
+
+def _say_weeks(weeks: int) -> Callable[[UserView], str | None]:
+    def say(view: UserView) -> str | None:
+        if view.tenure_days < 7 * weeks:
+            return None
+        with_order = (view.order_weeks >> 1 & (1 << weeks) - 1).bit_count()
+        return f"ordered in {with_order} of the last {weeks} weeks"
+
+    return say
+
+
+def _say_idle(view: UserView) -> str | None:
+    idle = round(view.idle_days)
+    return f"earlier silences went on for {_days(idle)} beyond two weeks" if idle else None
+
+
+def _say_return(view: UserView) -> str | None:
+    long, longer = _silences(view.order_age_days)
+    such = view.long_gaps[long]
+    if such:
+        return f"{view.long_gaps[longer]} of {such} such silences went on for {_MORE_DAYS} days"
+    return "never silent for so long before" if view.orders > 1 else None
+
+
+def _say_visit(view: UserView) -> str | None:
+    days = round(view.visit_age_days)
+    return f"no visit for {_days(days)}" if days and days != round(view.order_age_days) else None
+
+
+def _say_visit_gap(view: UserView) -> str | None:
+    days = round(view.visit_gap_days)
+    return f"visits only every {_days(days)}" if view.visits > 1 and days else None
+
+
+def _say_visit_ratio(view: UserView) -> str | None:
+    times = view.visit_age_days / (view.visit_gap_days + 1.0)
+    known = view.visits > 1 and times >= 1
+    return f"no visit for {times:.1f} times as long as usual" if known else None
+
+
+def _say_share(view: UserView) -> str | None:
+    if view.orders >= view.visits:
+        return None
+    return f"{view.orders} order{'s' * (view.orders != 1)} in {view.visits} visits"
+
+
+_REASONS = {
+    "recency": _Reason(1, _say_silence),
+    "usual_gap": _Reason(1, _say_gap),
+    "recency_ratio": _Reason(1, _say_ratio),
+    "weeks_of_12": _Reason(-1, _say_weeks(12)),
+    "weeks_of_4": _Reason(-1, _say_weeks(4)),
+    "idle_share": _Reason(1, _say_idle),
+    "return_odds": _Reason(1, _say_return),
+    "lines_month": _Reason(-1, lambda _: "has bought little in the last weeks"),
+    "visit_age": _Reason(1, _say_visit),
+    "visit_gap": _Reason(1, _say_visit_gap),
+    "visit_ratio": _Reason(1, _say_visit_ratio),
+    "orders_of_visits": _Reason(-1, _say_share),
 }
 
 
@@ -205,16 +273,18 @@ def _days(days: float) -> str:
     return f"{count} day" if count == 1 else f"{count} days"
 
 
-def _weeks(view: UserView, count: int) -> int:
-    return (view.order_weeks >> 1 & (1 << count) - 1).bit_count()
-
-
 def explain(learner: Learner, features: dict[str, float], view: UserView) -> tuple[str, ...]:
-    """Return in words what raised the risk most, compared to the average user."""
-    said = dict.fromkeys(
-        _REASONS[name](view) for name in learner.raised(features) if name in _REASONS
-    )
-    return tuple(said)[:REASONS_MAX]
+    """Return in words what raised the risk most, compared to the average user.
+
+    A feature that raised it against its sense (a purchase that is unusually recent, say) is left
+    out: it corrects another, and would mislead.
+    """
+    reasons = [
+        reason.say(view)
+        for name, distance in learner.raised(features)
+        if (reason := _REASONS.get(name)) is not None and reason.sign * distance > 0
+    ]
+    return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))[:REASONS_MAX]
 
 
 def level_of(risk: float, settings: StageSettings) -> int:
@@ -283,25 +353,24 @@ def _look(state: Watchlist, case: _Case, settings: StageSettings, found: Assesse
 
 
 def _alerts(state: Watchlist, key: str, risk: float, now_ms: int, settings: StageSettings) -> bool:
-    """Return whether to alert, and note it; ends levels that the risk has fallen clearly below."""
-    watch = state.users.get(key)
-    held = watch.level if watch is not None else 0
+    """Return whether to alert, and note it; ends levels that the risk has fallen clearly below.
+
+    Within the cooldown only what is graver than the last alert alerts.
+    """
+    watch = state.users.get(key) or Watch(0, 0, 0, [])
     reached = level_of(risk, settings)
     kept = sum(
-        risk >= threshold - settings.churn_hysteresis for threshold in _thresholds(settings)[:held]
+        risk >= threshold - settings.churn_hysteresis
+        for threshold in _thresholds(settings)[: watch.level]
     )
-    alerts = False
-    level = kept
-    if reached > kept:
-        since_ms = now_ms - (watch.alerted_ms if watch is not None else 0)
-        graver = reached > held
-        if (graver and held) or since_ms >= settings.churn_cooldown_days * DAY_MS:
-            alerts, level = True, reached
-    if alerts or level != held:
+    cooled = now_ms - watch.alerted_ms >= settings.churn_cooldown_days * DAY_MS
+    alerts = reached > kept and (cooled or reached > watch.alerted)
+    level = reached if alerts else kept
+    if alerts or level != watch.level:
         section = state.users.touch(key)
         section.level = level
         if alerts:
-            section.alerted_ms = now_ms
+            section.alerted, section.alerted_ms = reached, now_ms
     return alerts
 
 

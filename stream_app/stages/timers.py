@@ -36,7 +36,7 @@ from stream_app.schedule import (
 from stream_app.steps import Admitted, Due, RawRecord, Received, Step
 
 DUE_MAX = 512  # timers that one batch fires
-SLICE_MS_MAX = 7 * DAY_MS  # log time that one slice spans; timers re-arm no sooner
+SLICE_MS_MAX = 7 * DAY_MS  # log time that one slice spans: weekly timers re-arm no sooner
 # Events that make or refresh an item's row; the count grows by one for each.
 ITEM_EVENTS = frozenset(("view", "cart", "purchase", "comment", "share", "click"))
 # Events at which the user's behaviour is predicted.

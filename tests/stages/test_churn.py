@@ -348,9 +348,16 @@ def test_alert_waits_for_the_cooldown() -> None:
 
 
 def test_alert_that_is_graver_does_not_wait() -> None:
-    """A user who gets to a graver level is alerted about at once."""
+    """A user who gets to a graver level than the last alert's is alerted about at once."""
     assert alerts_of([0.35, 0.6, 0.8], days=1) == ["watch", "warning", "critical"]
     assert alerts_of([0.35, 0.8, 0.6, 0.8], days=1) == ["watch", "critical", "", ""]
+    assert alerts_of([0.35, 0.1, 0.9], days=1) == ["watch", "", "critical"]
+
+
+def test_alert_that_is_as_grave_as_the_last_waits() -> None:
+    """A user who falls and rises again within the cooldown is not alerted about twice."""
+    assert alerts_of([0.8, 0.55, 0.8], days=1) == ["critical", "", ""]
+    assert alerts_of([0.8, 0.55, 0.8], days=7) == ["critical", "", "critical"]
 
 
 def test_alert_after_a_partial_fall() -> None:
@@ -377,7 +384,7 @@ def test_features_have_a_value_each() -> None:
 
 
 def test_reasons_are_those_that_raised_the_risk() -> None:
-    """Every reason is of a feature that adds to the risk, the strongest first, three at most."""
+    """Every reason is of a feature that adds to the risk by what is said, the strongest first."""
     rng = random.Random(4)
     lengths = set()
     for _ in range(100):
@@ -390,12 +397,57 @@ def test_reasons_are_those_that_raised_the_risk() -> None:
         parts = {name: weights[name] * scaled[name] for name in _REASONS}
         raised = sorted((name for name in parts if parts[name] > 0), key=lambda name: -parts[name])
         said = explain(learner, features, view)
-        expected = list(dict.fromkeys(_REASONS[name](view) for name in raised))[:REASONS_MAX]
-        assert list(said) == expected
+        words = [
+            _REASONS[name].say(view) for name in raised if _REASONS[name].sign * scaled[name] > 0
+        ]
+        assert list(said) == list(dict.fromkeys(filter(None, words)))[:REASONS_MAX]
         assert all(said)
         lengths.add(len(said))
     assert REASONS_MAX in lengths
     assert set(_REASONS) <= set(FEATURES)
+
+
+def test_nothing_untrue_is_said() -> None:
+    """Of a newcomer with one order three days ago only what is known is said."""
+    newcomer = msgspec.structs.replace(
+        NOBODY, orders=1, order_age_days=3.0, tenure_days=3.0, visits=1, visit_age_days=3.0
+    )
+    said = {name: reason.say(newcomer) for name, reason in _REASONS.items()}
+    del said["lines_month"]
+    assert {name: words for name, words in said.items() if words} == {
+        "recency": "no purchase for 3 days"
+    }
+
+
+def test_reasons_in_words() -> None:
+    """Each reason says what is the case, with its numbers."""
+    view = msgspec.structs.replace(
+        NOBODY,
+        orders=9,
+        order_gap_days=9.0,
+        order_age_days=30.0,
+        tenure_days=200.0,
+        order_weeks=0b1010000000000,
+        idle_days=12.4,
+        long_gaps=(8, 8, 6, 3, 2, 1),
+        visits=20,
+        visit_gap_days=4.0,
+        visit_age_days=10.0,
+    )
+    assert {name: reason.say(view) for name, reason in _REASONS.items()} == {
+        "recency": "no purchase for 30 days",
+        "usual_gap": "orders only every 9 days",
+        "recency_ratio": "no purchase for 3.0 times as long as usual",
+        "weeks_of_12": "ordered in 2 of the last 12 weeks",
+        "weeks_of_4": "ordered in 0 of the last 4 weeks",
+        "idle_share": "earlier silences went on for 12 days beyond two weeks",
+        "return_odds": "1 of 2 such silences went on for 28 days",
+        "lines_month": "has bought little in the last weeks",
+        "visit_age": "no visit for 10 days",
+        "visit_gap": "visits only every 4 days",
+        "visit_ratio": "no visit for 2.0 times as long as usual",
+        "orders_of_visits": "9 orders in 20 visits",
+    }
 
 
 def stored(view: UserView) -> dict[str, float]:
