@@ -13,6 +13,7 @@ from struct import Struct
 
 from river.linear_model import LogisticRegression
 from river.optim import AdaGrad
+from river.optim.schedulers import InverseScaling
 from river.preprocessing import StandardScaler
 from river.utils import VectorDict
 
@@ -23,7 +24,7 @@ WARM_EACH = 20
 NAN = math.nan
 
 _LEARNING_RATE = 0.1
-_INTERCEPT_RATE = 0.01
+_INTERCEPT_RATE, _INTERCEPT_POWER = 1.0, 0.5
 _COUNTS = Struct("<HHI")  # bytes of names, targets, samples
 _HALF_MAX = 65_504.0
 _HALVES = [Struct(f"<{count}e") for count in range(8)]
@@ -74,7 +75,10 @@ class Learner:
         self.positives = [0] * len(targets)
         self.scaler = StandardScaler()
         self.models = [
-            LogisticRegression(AdaGrad(_LEARNING_RATE), intercept_lr=_INTERCEPT_RATE)
+            LogisticRegression(
+                AdaGrad(_LEARNING_RATE),
+                intercept_lr=InverseScaling(_INTERCEPT_RATE, _INTERCEPT_POWER),
+            )
             for _ in targets
         ]
 
@@ -107,6 +111,7 @@ class Learner:
         for model in self.models:
             model._weights = VectorDict(next(tables))  # noqa: SLF001 - River has no setter
             model.optimizer.g2.update(next(tables))
+            model.optimizer.n_iterations = self.samples
         intercepts = array("d", data[-8 * count :])
         for model, intercept in zip(self.models, intercepts, strict=True):
             model.intercept = intercept
