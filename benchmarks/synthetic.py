@@ -152,7 +152,7 @@ def measure(shops: Sequence[Shop], plan: Plan) -> list[Line]:
                 into.said += judged.said
                 into.bayes += judged.bayes
                 into.happened += judged.happened
-    return [_line(key, judged) for key, judged in pooled.items()]
+    return [_line(key, judged) for key, judged in pooled.items() if judged.said]
 
 
 def _line(key: Key, judged: Judged) -> Line:

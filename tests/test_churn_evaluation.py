@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
-from benchmarks import churn
+from benchmarks import churn, synthetic
 from benchmarks.churn import HORIZON_MS, SOON_MS, WEEKS, Cases, churn_cases, roc_auc, soon_cases
 from benchmarks.churn_report import judge
 from benchmarks.emitted import Alert, Emitted, RunError
 from benchmarks.synthetic import Past, read_past
 from stream_app.config import DAY_MS
 from stream_app.event import Event
+from stream_app.sources.synthetic_shop import FIRST
 
 
 def orders(**times: list[int]) -> dict[str, "np.ndarray[tuple[int], np.dtype[np.int64]]"]:
@@ -131,3 +132,14 @@ def test_labels_leave_out_the_own_order() -> None:
     assert past.happens("u", "purchase", 10, 30, "a")
     assert not past.happens("u", "purchase", 30, 99, "b")
     assert not past.happens("u", "share", 0, 99, "")
+
+
+def test_short_run_on_a_seeded_shop() -> None:
+    """All is told of what behaviour the stream predicts; for churn the stream is too short."""
+    lines = synthetic.measure([FIRST], synthetic.Plan(records=24_000, learned=16_000, seeds=1))
+    assert [(line.target, line.partitions) for line in lines] == [
+        (target, count) for count in synthetic.PARTITIONS for target in synthetic.TARGETS[:3]
+    ]
+    assert all(line.missing == 0 and line.cases > 5_000 for line in lines)
+    assert all(0.6 < line.roc_auc < line.bayes_roc_auc for line in lines)
+    assert all(line.bayes_calibration_error < 0.03 for line in lines)
