@@ -16,6 +16,7 @@ import numpy.typing as npt
 from benchmarks.emitted import Alert, Emitted
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import Event
+from stream_app.hashing import partition_for
 from stream_app.stages.churn import TARGET
 
 WEEKS = tuple(1_506_816_000_000 + 7 * DAY_MS * week for week in range(10))  # from 2017-10-01
@@ -72,6 +73,16 @@ class AlertQuality(msgspec.Struct, frozen=True):
     lead_days_median: float
 
 
+class Part(msgspec.Struct, frozen=True):
+    """The cases of one partition, judged apart: its learner has seen no others."""
+
+    cases: int
+    positive: float
+    roc_auc: float
+    log_loss: float
+    calibration_error: float
+
+
 class ChurnResult(msgspec.Struct, frozen=True):
     """Churn on one stream; ``missing`` counts cases that the stream said nothing of."""
 
@@ -80,6 +91,7 @@ class ChurnResult(msgspec.Struct, frozen=True):
     missing: int
     quality: Quality
     alerts: AlertQuality
+    by_partition: list[Part]
 
 
 class SoonResult(msgspec.Struct, frozen=True):
@@ -89,6 +101,7 @@ class SoonResult(msgspec.Struct, frozen=True):
     positive: float
     missing: int
     quality: Quality
+    by_partition: list[Part]
 
 
 # --- what happened --------------------------------------------------------------------------------
@@ -193,7 +206,26 @@ def emitted_scores(cases: Cases, emitted: Mapping[tuple[str, int], float]) -> tu
     return np.array([0.5 if each is None else each for each in said]), missing
 
 
-def judge_churn(orders: Orders, cases: Cases, emitted: Emitted) -> ChurnResult:
+def judge_parts(cases: Cases, scores: Floats, partitions: int) -> list[Part]:
+    """Return how good probabilities are within each partition."""
+    places = np.array([partition_for(each.encode(), partitions) for each in cases.households])
+    parts = []
+    for number in range(partitions):
+        happened, own = cases.happened[places == number], scores[places == number]
+        sure = np.clip(np.where(happened, own, 1 - own), _LEAST, 1.0)
+        parts.append(
+            Part(
+                len(own),
+                round(float(happened.mean()), 5),
+                round(roc_auc(happened, own), 5),
+                round(float(-np.mean(np.log(sure))), 5),
+                round(calibration_error(happened, own), 5),
+            )
+        )
+    return parts
+
+
+def judge_churn(orders: Orders, cases: Cases, emitted: Emitted, partitions: int) -> ChurnResult:
     """Return how good the weekly risks and the alerts of a stream are."""
     scores, missing = emitted_scores(cases, emitted.tables.get(TARGET, {}))
     return ChurnResult(
@@ -202,14 +234,16 @@ def judge_churn(orders: Orders, cases: Cases, emitted: Emitted) -> ChurnResult:
         missing,
         quality(cases, scores),
         judge_alerts(orders, cases, scores, emitted.alerts),
+        judge_parts(cases, scores, partitions),
     )
 
 
-def judge_soon(cases: Cases, emitted: Emitted) -> SoonResult:
+def judge_soon(cases: Cases, emitted: Emitted, partitions: int) -> SoonResult:
     """Return how good a stream's predictions of the next seven days are."""
     scores, missing = emitted_scores(cases, emitted.tables.get("purchase", {}))
     positive = round(float(cases.happened.mean()), 5)
-    return SoonResult(len(cases), positive, missing, quality(cases, scores))
+    parts = judge_parts(cases, scores, partitions)
+    return SoonResult(len(cases), positive, missing, quality(cases, scores), parts)
 
 
 def judge_alerts(

@@ -65,7 +65,16 @@ class Report(msgspec.Struct, frozen=True):
             f"| {a.alerts_right:.3f} | {a.lapses_foreseen:.3f} | {a.lead_days_median:.1f} |"
             for n, a in ((n, each.alerts) for n, each in self.streams.items())
         )
+        parts = "\n".join(
+            f"| {what}, partition {number} of {n} | {part.cases:,} | {part.positive:.1%} "
+            f"| {part.roc_auc:.4f} | {part.log_loss:.4f} | {part.calibration_error:.4f} |"
+            for what, found in (("churn", self.streams), ("purchase", self.soon))
+            for n, each in found.items()
+            if n > 1
+            for number, part in enumerate(each.by_partition)
+        )
         return _PAGE.format(
+            parts=parts,
             cases=churn.cases,
             positive=churn.positive,
             soon_cases=soon.cases,
@@ -82,8 +91,8 @@ def judge(orders: Orders, streams: Mapping[int, Emitted]) -> Report:
     cases, soon = churn_cases(orders), soon_cases(orders)
     order = sorted(streams)
     return Report(
-        {n: judge_churn(orders, cases, streams[n]) for n in order},
-        {n: judge_soon(soon, streams[n]) for n in order},
+        {n: judge_churn(orders, cases, streams[n], n) for n in order},
+        {n: judge_soon(soon, streams[n], n) for n in order},
         {
             name: quality(cases, each, probabilities=False)
             for name, each in references(orders, cases).items()
@@ -147,6 +156,14 @@ many cases. The references are scores, not probabilities: days since the last pu
 between purchases; the two together, in a logistic regression fitted on earlier Sundays; for
 purchases also the last gap. With more partitions each learner sees only the
 households of its own partition.
+
+## Each partition
+
+A learner sees its own partition only; judged on that:
+
+| | cases | happened | ROC AUC | log loss | calibration error |
+|---|---|---|---|---|---|
+{parts}
 
 ## Alerts
 

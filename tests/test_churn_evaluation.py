@@ -106,6 +106,9 @@ def test_report_puts_the_fewest_partitions_first() -> None:
     assert (figures["churn"]["partitions"], figures["churn"]["roc_auc"]) == (1, 1.0)
     assert figures["churn"]["other_partitions"]["4"]["roc_auc"] == 0.0
     assert figures["purchase_7_days"]["missing"] > 0
+    parts = figures["churn"]["other_partitions"]["4"]["by_partition"]
+    assert [part["roc_auc"] for part in parts] == [0.0] * 4
+    assert sum(part["cases"] for part in parts) == len(cases)
     page = report.page()
     assert all(name in page for name, _ in report.rows())
 
