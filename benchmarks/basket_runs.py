@@ -156,7 +156,9 @@ class _Progress:
         self._sent = sent
         self._report = report
         self._done = 0
+        self._read = 0
         self._moved_seconds = monotonic_seconds()
+        self.made = 0  # outputs, by now
 
     def finished(self) -> bool:
         """Tell whether the worker has dealt with all that was sent, some seconds ago.
@@ -170,15 +172,25 @@ class _Progress:
         """
         self._worker.check()
         counts = self._worker.counts() or Counts(processed=self._done)
+        made = counts.recommendations + counts.predictions + counts.churn_alerts
+        self.made = max(self.made, made)
         if counts.rejected:
             raise RunError(f"{counts.rejected} records were rejected")
         if counts.done > self._done:
             self._done, self._moved_seconds = counts.done, monotonic_seconds()
             self._report("processed", self._done)
         still_seconds = monotonic_seconds() - self._moved_seconds
-        if self._done < self._sent and still_seconds > STALL_SECONDS_MAX:
-            raise RunError(f"the worker stands still at {self._done} of {self._sent} records")
+        if still_seconds > STALL_SECONDS_MAX:
+            raise RunError(
+                f"nothing moves: {self._done} of {self._sent} records are done, {self._read} of "
+                f"{self.made} outputs read"
+            )
         return self._done >= self._sent and still_seconds > DRAIN_SECONDS
+
+    def note_read(self, read: int) -> None:
+        """Note how many outputs have been read; that is movement too."""
+        if read > self._read:
+            self._read, self._moved_seconds = read, monotonic_seconds()
 
 
 def _collect(brokers: str, partitions: int, progress: _Progress) -> Emitted:
@@ -190,10 +202,13 @@ def _collect(brokers: str, partitions: int, progress: _Progress) -> Emitted:
     try:
         consumer.assign(where)
         consumer.seek_to_beginning(*where)
-        while not progress.finished():
+        read = 0
+        while not progress.finished() or read < progress.made:
             for partition, records in consumer.poll(timeout_ms=1_000, max_records=10_000).items():
+                read += len(records)
                 for record in records:
                     emitted.enter(topics[partition.topic], record.value)
+            progress.note_read(read)
     finally:
         consumer.close()
     return emitted

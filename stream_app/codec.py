@@ -19,7 +19,7 @@ if sys.byteorder != "little":  # pragma: no cover
     message = "stream_app keeps state in little-endian arrays and does not run on this machine"
     raise ImportError(message)
 
-ROW_VERSION = 1
+ROW_VERSION = 2
 _FRAME = Struct("<BBI")  # version, number of sections, CRC-32 of what follows
 _LENGTH = Struct("<H")  # of each section, all lengths before all sections
 SECTION_BYTES_MAX = 0xFFFF
@@ -86,7 +86,10 @@ def split_row(data: bytes, sections: int) -> list[bytes | None]:
         raise StateError(f"a state row of {len(data)} bytes is shorter than its frame")
     version, count, crc = _FRAME.unpack_from(data)
     if version != ROW_VERSION:
-        raise StateError(f"a state row has version {version}, this program reads {ROW_VERSION}")
+        raise StateError(
+            f"a state row has version {version}, this program reads {ROW_VERSION}: start a new "
+            "`app` name, which rebuilds the state from the log"
+        )
     body = memoryview(data)[_FRAME.size :]
     if zlib.crc32(body) != crc:
         raise StateError("a state row does not match its checksum")

@@ -104,6 +104,8 @@ class StageSettings(BaseModel):
             raise ValueError(
                 "churn_watch, churn_warning and churn_critical should rise from one to the next"
             )
+        if self.churn_hysteresis >= self.churn_watch:
+            raise ValueError("churn_hysteresis should be below churn_watch, or no level ever ends")
         return self
 
 

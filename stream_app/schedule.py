@@ -18,8 +18,8 @@ EXPIRY, CHURN, SILENCE = 0, 1, 2
 CHURN_LABELS = range(
     3, 8
 )  # one a week for four weeks, and one more while the oldest waits to close
-LABELS = range(8, 12)
-KINDS = ("expiry", "churn", "silence", *["churn-label"] * 5, *["label"] * 4)  # name of each slot
+SESSION_LABELS, DAYS_LABELS = range(8, 11), range(11, 14)  # short horizons and long ones
+KINDS = ("expiry", "churn", "silence", *["churn-label"] * 5, *["label"] * 6)  # name of each slot
 SLOTS_MAX = len(KINDS)
 
 _SWEEP_MIN = 1_024  # entries without a row that are not worth a sweep

@@ -169,8 +169,10 @@ class PartitionState:
         StateError
             When the partition's row, or that of a learner, cannot be read.
         """
-        for name in self._learners.encoded:
-            self._learners.find(name)  # else a damaged row would stop the first prediction
+        # Else a learner that cannot be read would stop the first prediction.
+        self.foresight.session.get(behavior.SESSION)
+        self.foresight.days.get(behavior.DAYS)
+        self.watchlist.learners.get(churn.LEARNER)
         ledger = self.ledger
         if ledger.position < 0:
             ledger = self._ledgers.touch(PARTITION_KEY)

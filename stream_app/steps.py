@@ -157,9 +157,9 @@ class UserView(Struct, frozen=True):
     :data:`stream_app.event.EVENT_TYPES`. ``activity`` holds decayed counts, for each type of event
     one a half-life. Visits are sessions. Gaps, spans and ages are in days, spending in the shop's
     currency, decayed with a half-life of 30 days. ``recent_orders`` are decayed counts of orders
-    (half-lives 7 and 28 days); ``order_weeks`` has a bit for each week with an order, this week's
-    the lowest; ``idle_days`` sums what of each gap exceeded 14 days; ``long_gaps`` counts gaps by
-    how long.
+    (half-lives 7 and 28 days); ``order`` names the newest; ``order_weeks`` has a bit for each week
+    with an order, this week's the lowest; ``idle_days`` sums what of each gap exceeded 14 days;
+    ``long_gaps`` counts gaps by how long.
     """
 
     items: tuple[int, ...] = ()
@@ -175,6 +175,7 @@ class UserView(Struct, frozen=True):
     visit_gap_days: float = 0.0
     visit_age_days: float = 0.0
     activity: tuple[float, ...] = ()
+    order: int = 0
     orders: int = 0
     order_gap_days: float = 0.0
     order_age_days: float = 0.0

@@ -127,9 +127,9 @@ def learners(make: Callable[[bytes], Learner]) -> st.SearchStrategy[Learner]:
 
 
 @st.composite
-def outlooks(draw: st.DrawFn) -> behavior.Pending:
+def waiting(draw: st.DrawFn, *, in_session: bool) -> behavior.Pending:
     """Draw a prediction of behaviour that waits."""
-    flags = draw(UINT8)
+    flags = draw(UINT8) & ~behavior._IN_SESSION | behavior._IN_SESSION * in_session
     vector = behavior.SESSION_VECTOR if flags & behavior._IN_SESSION else behavior.DAYS_VECTOR
     probabilities = draw(st.tuples(*[HALF] * len(behavior.TARGETS)))
     features = draw(st.binary(min_size=vector.bytes, max_size=vector.bytes))
@@ -155,7 +155,11 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("user", "candidates"): repeats(),
     ("user", "emit"): st.builds(Notes, st.lists(notes(), max_size=NOTES_SIZE)),
     ("user", "behavior"): st.builds(
-        behavior.Outlook, st.lists(outlooks(), max_size=len(schedule.LABELS))
+        behavior.Outlook,
+        st.tuples(
+            st.lists(waiting(in_session=True), max_size=len(schedule.SESSION_LABELS)),
+            st.lists(waiting(in_session=False), max_size=len(schedule.DAYS_LABELS)),
+        ).map(lambda kinds: kinds[0] + kinds[1]),
     ),
     ("user", "churn"): WATCH,
     ("item", "timers"): st.builds(ItemTimers, INT64, INT64, DOUBLE),

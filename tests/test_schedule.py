@@ -7,9 +7,10 @@ from stream_app.schedule import (
     _ITEM_HALF_LIFE_MS,
     CHURN,
     CHURN_LABELS,
+    DAYS_LABELS,
     EXPIRY,
     KINDS,
-    LABELS,
+    SESSION_LABELS,
     SILENCE,
     SLOTS_MAX,
     USER_BYTES_MAX,
@@ -24,8 +25,10 @@ def test_slots_have_one_kind_each() -> None:
     """Each slot has the name of what it times; the numbers stand in the state."""
     assert [KINDS[slot] for slot in (EXPIRY, CHURN, SILENCE)] == ["expiry", "churn", "silence"]
     assert {KINDS[slot] for slot in CHURN_LABELS} == {"churn-label"}
-    assert {KINDS[slot] for slot in LABELS} == {"label"}
-    assert (EXPIRY, CHURN, SILENCE, *CHURN_LABELS, *LABELS) == tuple(range(SLOTS_MAX))
+    assert {KINDS[slot] for slot in (*SESSION_LABELS, *DAYS_LABELS)} == {"label"}
+    assert (EXPIRY, CHURN, SILENCE, *CHURN_LABELS, *SESSION_LABELS, *DAYS_LABELS) == tuple(
+        range(SLOTS_MAX)
+    )
 
 
 def test_user_timers_of_all_slots_fit_their_budget() -> None:

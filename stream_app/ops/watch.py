@@ -9,7 +9,9 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from stream_app.config import Settings
 from stream_app.errors import TopicError
@@ -81,7 +83,8 @@ async def watch(
 def _print_record(console: Console, record: Any, text: str) -> None:
     key = (record.key or b"").decode(errors="replace")
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-    console.print(f"[bold]{key}[/]  [dim]{record.topic} {record.partition}@{record.offset}[/]")
+    where = f"{record.topic} {record.partition}@{record.offset}"
+    console.print(Text.assemble((key, "bold"), "  ", (where, "dim")))
     for name in ("ce_type", "ce_time", "reject_reason", "reject_detail"):
         if name in headers:
             console.print(f"  {name}: {headers[name]}", markup=False, style="dim")
@@ -109,7 +112,7 @@ async def show_user(settings: Settings, user_id: str) -> bool:
     if admission is None:
         console.print(f"There is nothing of a user {user_id!r} in partition {partition}.")
         return False
-    console.print(f"[bold]{user_id}[/]  partition {partition}")
+    console.print(f"[bold]{escape(user_id)}[/]  partition {partition}")
     console.print(f"consent: {'yes' if admission.consent else 'no'}")
     if admission.erased_ms:
         console.print(f"erased at {rfc3339(admission.erased_ms)}")
@@ -134,14 +137,18 @@ def _print_profile(console: Console, state: PartitionState, key: str) -> None:
         history = profile.history
         last = list(zip(history.seconds, history.kinds, history.items, strict=True))[-_SHOWN:]
         for second, kind, item in reversed(last):
-            table.add_row(rfc3339(second * 1000), EVENT_TYPES[kind], _item_name(state, item))
+            table.add_row(
+                rfc3339(second * 1000), EVENT_TYPES[kind], escape(_item_name(state, item))
+            )
         console.print(table)
     if repeats is not None and len(repeats.items):
         table = Table("item", "count", "last", "gap, days", title="Buys again")
         columns = zip(repeats.counts, repeats.items, repeats.last_s, repeats.gaps, strict=True)
         for count, item, last_s, gap in sorted(columns, reverse=True)[:_SHOWN]:
             gap_text = f"{gap:.1f}" if gap > 0 else ""
-            table.add_row(_item_name(state, item), f"{count:.2f}", rfc3339(last_s * 1000), gap_text)
+            table.add_row(
+                escape(_item_name(state, item)), f"{count:.2f}", rfc3339(last_s * 1000), gap_text
+            )
         console.print(table)
 
 
@@ -204,7 +211,7 @@ async def _print_recommendations(
     for item in answer.items:
         table.add_row(
             str(item.rank),
-            item.item_id,
+            escape(item.item_id),
             f"{item.score:.3f}",
             ", ".join(item.sources),
             "; ".join(item.reasons),
@@ -212,5 +219,6 @@ async def _print_recommendations(
     console.print(table)
     console.print(
         f"at {rfc3339(answer.timestamp)} after event {answer.cause.event_id}, by {answer.model} "
-        f"{answer.model_version} ({answer.variant})"
+        f"{answer.model_version} ({answer.variant})",
+        markup=False,
     )

@@ -3,7 +3,7 @@
 At each event that ``timers`` marks, one vector of features is built and every target predicted from
 it. Some predictions wait, with their features, in the user's row. When the horizon of one closes it
 is judged and then learned from, whether anything happened or not: labels that come late, or are
-only the rest of the same order, do not count.
+only the rest of an order that had begun, do not count.
 
 Sessions and shops without them differ in the horizon and in what tells, so each has a learner.
 """
@@ -19,7 +19,7 @@ from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import EVENT_TYPES, Event, Target
 from stream_app.hashing import event_hash
 from stream_app.learners import Learner, Vector
-from stream_app.schedule import LABELS
+from stream_app.schedule import DAYS_LABELS, SESSION_LABELS
 from stream_app.steps import Admitted, Due, Forecast, Judged, Step, UserView
 
 TARGETS: tuple[Target, ...] = ("purchase", "comment", "share")
@@ -65,7 +65,10 @@ DAYS_VECTOR = Vector(
 
 # When the horizon closes, hash of the event's order, flags, what was predicted; then the features.
 _PENDING = Struct("<qIB3e")
-BYTES_MAX = len(LABELS) * (_PENDING.size + max(SESSION_VECTOR.bytes, DAYS_VECTOR.bytes))
+BYTES_MAX = len(SESSION_LABELS) * (_PENDING.size + SESSION_VECTOR.bytes) + len(DAYS_LABELS) * (
+    _PENDING.size + DAYS_VECTOR.bytes
+)
+_ORDER_MASK = 0xFFFF_FFFF
 _IN_SESSION = 1 << len(TARGETS)
 _CART, _PURCHASE, _COMMENT = (EVENT_TYPES.index(kind) for kind in ("cart", "purchase", "comment"))
 _VIEWS_MAX = 3
@@ -240,7 +243,8 @@ def _predict(
     probabilities = learner.predict(vector.unpack(packed))
     if step.closes_ms:
         flags = _IN_SESSION if in_session else 0
-        order = _order(event, time_ms) if event.type == "purchase" else 0
+        own = event.type == "purchase"
+        order = _order(event, time_ms) if own else view.order & _ORDER_MASK
         pending = Pending(step.closes_ms, order, flags, probabilities, packed)
         state.users.touch(step.key).pending.append(pending)
     known = {
@@ -293,4 +297,4 @@ def _horizon_ms(pending: Pending, settings: StageSettings) -> int:
 def _order(event: Event, time_ms: int) -> int:
     """Return 32 bits of the order's hash; without an ``order_id`` one second is an order."""
     order = event_hash(event.order_id) if event.order_id is not None else time_ms // 1000
-    return order & 0xFFFF_FFFF
+    return order & _ORDER_MASK

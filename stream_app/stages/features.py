@@ -314,6 +314,7 @@ class Profile(msgspec.Struct):
             session.gap_days,
             max(now_s - session.last_s, 0) / _DAY_S if session.visits else 0.0,
             self.activity.value(now_s),
+            spend.order,
             spend.orders,
             spend.gap_days,
             age_days,

@@ -25,9 +25,10 @@ from stream_app.hashing import id_hash, unit_hash
 from stream_app.schedule import (
     CHURN,
     CHURN_LABELS,
+    DAYS_LABELS,
     EXPIRY,
     KINDS,
-    LABELS,
+    SESSION_LABELS,
     SILENCE,
     HeapEntry,
     Timers,
@@ -157,6 +158,8 @@ def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> U
     if event.type == "erase":
         timers.users.clear(event.user_id)
     section = timers.users.touch(entry.key)
+    if event.type == "erase":
+        section.predicted_ms = 0
     section.newest_ms = log_ms
     if EXPIRY not in section.due:
         timers.arm(section, entry.key, EXPIRY, log_ms + settings.user_ttl_days * DAY_MS)
@@ -164,14 +167,17 @@ def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> U
         section.bought_ms = 0
     elif event.type == "purchase" and entry.key == event.user_id:
         # Timers know no more than the key; of an erased user's row that is no user's id.
-        section.bought_ms = log_ms
-        if CHURN not in section.due:
+        # A late purchase makes nobody active.
+        section.bought_ms = max(section.bought_ms, min(log_ms, entry.arrival.time_ms))
+        active = log_ms - section.bought_ms <= settings.churn_active_days * DAY_MS
+        if CHURN not in section.due and active:
             weeks = (log_ms - _SUNDAY_MS) // _WEEK_MS + 1
             jitter_ms = settings.timer_jitter_minutes * 60_000 * unit_hash("jitter", entry.key)
             due_ms = _SUNDAY_MS + weeks * _WEEK_MS + int(jitter_ms)
             timers.arm(section, entry.key, CHURN, due_ms)
-    if section.bought_ms and SILENCE not in section.due:
-        timers.arm(section, entry.key, SILENCE, log_ms + settings.silence_days[0] * DAY_MS)
+    silence_ms = log_ms + settings.silence_days[0] * DAY_MS
+    if section.bought_ms and section.due.get(SILENCE, TIME_MS_MAX) > silence_ms:
+        timers.arm(section, entry.key, SILENCE, silence_ms)
     return section
 
 
@@ -190,7 +196,8 @@ def _predict(
         in_session = event.session_id is not None
         share = settings.learn_share_session if in_session else settings.learn_share
         if unit_hash(settings.seed + "learn", event.event_id) < share:
-            free = next((slot for slot in LABELS if slot not in section.due), None)
+            slots = SESSION_LABELS if in_session else DAYS_LABELS
+            free = next((slot for slot in slots if slot not in section.due), None)
             if free is not None:
                 closes_ms = time_ms + horizon_ms(event, settings) + settings.lateness_ms_max
                 timers.arm(section, entry.key, free, closes_ms)

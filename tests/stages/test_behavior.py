@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream_app import learners
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.learners import Learner
-from stream_app.schedule import LABELS, ItemTimers, Timers, UserTimers
+from stream_app.schedule import DAYS_LABELS, SESSION_LABELS, ItemTimers, Timers, UserTimers
 from stream_app.stages.behavior import (
     BYTES_MAX,
     DAYS,
@@ -417,16 +417,20 @@ def test_pending_outlives_what_is_not_its_user() -> None:
 def test_pendings_are_bounded() -> None:
     """So many predictions of a user wait as there are slots, and their bytes fit the budget."""
     partition = Partition()
-    name, session_id = max((SESSION_VECTOR.bytes, SESSION, "s"), (DAYS_VECTOR.bytes, DAYS, ""))[1:]
-    for n in range(40):
-        partition.see("view", START_MS + n, session_id=session_id or None)
-        assert partition.waiting() == min(n + 1, len(LABELS))
+    for n in range(20):
+        partition.see("view", START_MS + n, session_id="s")
+        assert partition.waiting() == min(n + 1, len(SESSION_LABELS))
+    for n in range(20):
+        partition.see("view", START_MS + 20 + n)
+        assert partition.waiting() == len(SESSION_LABELS) + min(n + 1, len(DAYS_LABELS))
     outlook = partition.state.users.get("u-1")
     assert outlook is not None
     assert len(outlook.encode()) == BYTES_MAX
     assert len(partition.forecasts) == 40
     partition.tick(START_MS + 30 * DAY_MS)
-    assert (partition.waiting(), partition.samples(name)) == (0, len(LABELS))
+    assert partition.waiting() == 0
+    assert partition.samples(SESSION) == len(SESSION_LABELS)
+    assert partition.samples(DAYS) == len(DAYS_LABELS)
     assert partition.state.users.get("u-1") is None
 
 

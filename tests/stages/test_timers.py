@@ -14,7 +14,8 @@ from stream_app.hashing import id_hash
 from stream_app.schedule import (
     CHURN,
     CHURN_LABELS,
-    LABELS,
+    DAYS_LABELS,
+    SESSION_LABELS,
     SLOTS_MAX,
     ItemTimers,
     Timers,
@@ -359,11 +360,21 @@ def test_one_prediction_for_a_timestamp() -> None:
 
 
 def test_labels_are_limited_by_slots() -> None:
-    """Of a user's predictions so many wait as there are slots; the rest are made all the same."""
+    """Of a user's predictions so many wait as there are slots; the rest are made all the same.
+
+    Long horizons take no slot from short ones.
+    """
     timers = empty()
-    entries = [admitted(log_ms=START_MS + n, event_id=f"e-{n}") for n in range(len(LABELS) + 2)]
+    limit = len(DAYS_LABELS)
+    entries = [admitted(log_ms=START_MS + n, event_id=f"e-{n}") for n in range(limit + 2)]
     found = marks(timers, *entries)
-    assert [bool(at) for at in found] == [True] * len(LABELS) + [False] * 2
+    assert [bool(at) for at in found] == [True] * limit + [False] * 2
+    limit = len(SESSION_LABELS)
+    visit = [
+        admitted(log_ms=START_MS + 9 + n, event_id=f"s-{n}", session_id="s")
+        for n in range(limit + 2)
+    ]
+    assert [bool(at) for at in marks(timers, *visit)] == [True] * limit + [False] * 2
     closed = fired_at(timers, found[0] or 0, EXACT)
     assert [(due.kind, due.due_ms) for due in closed] == [("label", found[0])]
     (again,) = marks(timers, admitted(log_ms=found[0], event_id="e-9"))
