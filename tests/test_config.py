@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from stream_app.config import Settings, StageSettings, load
 from stream_app.errors import ConfigError
@@ -91,6 +92,7 @@ WRONG = [
     ("log_level", "LOUD", "'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
     ("stages.top_k", "51", "less than or equal to 50"),
     ("stages.exploration_share", "0.6", "less than or equal to 0.5"),
+    ("stages.churn_horizon_days", "29", "less than or equal to 28"),
     ("stages.user_ttl_days", "7", "greater than or equal to 8"),
     ("topics.events", "a b", "should match pattern"),
 ]
@@ -217,3 +219,17 @@ def test_settings_do_not_change() -> None:
         settings.partitions = 9  # type: ignore[misc]
     with pytest.raises(ValueError, match="frozen"):
         settings.stages.top_k = 9  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"silence_days": [20, 10]}, "rise"),
+        ({"churn_watch": 0.6}, "churn_watch, churn_warning and churn_critical should rise"),
+        ({"churn_hysteresis": 0.3}, "no level ever ends"),
+    ],
+)
+def test_settings_that_do_not_go_together(fields: dict[str, object], said: str) -> None:
+    """Settings that contradict each other are refused, with what should be."""
+    with pytest.raises(ValidationError, match=said):
+        StageSettings.model_validate(fields)

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app import learners
 from stream_app.config import DAY_MS, StageSettings
+from stream_app.hashing import event_hash
 from stream_app.learners import Learner
 from stream_app.schedule import DAYS_LABELS, SESSION_LABELS, ItemTimers, Timers, UserTimers
 from stream_app.stages.behavior import (
@@ -54,11 +56,12 @@ class Partition:
         self.forecasts: list[Forecast] = []
         self.judged: list[Judged] = []
         self._count = 0
+        self.view = NOBODY
 
     def pass_through(self, *received: Received) -> list[Step]:
         """Take in a batch."""
         steps = advance(self.timers, received, self.settings)
-        views = [NOBODY] * len(steps)
+        views = [self.view] * len(steps)
         forecasts, judged = foresee(self.state, steps, views, self.settings)
         self.forecasts += forecasts
         self.judged += judged
@@ -114,6 +117,17 @@ NOTHING = dict.fromkeys(TARGETS, False)
 
 
 # --- labels ---------------------------------------------------------------------------------------
+
+
+@warm
+@pytest.mark.parametrize(("order", "expected"), [("o-1", False), ("o-2", True)])
+def test_rest_of_an_order_that_had_begun_is_no_label(order: str, expected: bool) -> None:  # noqa: FBT001
+    """A line of the order that was the user's newest at the prediction says nothing new."""
+    partition = Partition()
+    partition.view = msgspec.structs.replace(NOBODY, order=event_hash("o-1"))
+    partition.see("view")
+    partition.see("purchase", START_MS + 1, order_id=order)
+    assert partition.close()["purchase"] is expected
 
 
 @warm

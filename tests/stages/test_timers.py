@@ -374,9 +374,12 @@ def test_labels_are_limited_by_slots() -> None:
         admitted(log_ms=START_MS + 9 + n, event_id=f"s-{n}", session_id="s")
         for n in range(limit + 2)
     ]
-    assert [bool(at) for at in marks(timers, *visit)] == [True] * limit + [False] * 2
+    all_of_them = lenient(learn_share_session=1)
+    found_there = marks(timers, *visit, settings=all_of_them)
+    assert [bool(at) for at in found_there] == [True] * limit + [False] * 2
     closed = fired_at(timers, found[0] or 0, EXACT)
-    assert [(due.kind, due.due_ms) for due in closed] == [("label", found[0])]
+    dues = [due.due_ms for due in closed if due.kind == "label"]
+    assert dues == [*found_there[:limit], found[0]]
     (again,) = marks(timers, admitted(log_ms=found[0], event_id="e-9"))
     assert again
 
@@ -491,6 +494,33 @@ def test_churn_begins_again_with_a_purchase() -> None:
     assert of_kind(fired_at(timers, later_ms + 2 * WEEK_MS), "churn") == []
     advanced(timers, bought(later_ms + 2 * WEEK_MS))
     assert len(of_kind(fired_at(timers, later_ms + 3 * WEEK_MS), "churn")) == 1
+
+
+def test_late_purchase_makes_nobody_active() -> None:
+    """Who is told to have bought long ago is not looked at; a recent purchase told late counts."""
+    timers = empty()
+    old_ms = MONDAY_MS - 57 * DAY_MS
+    advanced(
+        timers,
+        bought(MONDAY_MS, timestamp=old_ms, late=True),
+        bought(MONDAY_MS, timestamp=old_ms + WEEK_MS, late=True, user_id="u-2"),
+    )
+    fired = fired_at(timers, SUNDAY_MS)
+    assert [due.key for due in fired if due.kind == "churn"] == ["u-2"]
+    assert "churn" not in {due.kind for due in fired_at(timers, SUNDAY_MS + WEEK_MS)}
+
+
+def test_return_moves_the_silence_up() -> None:
+    """After a long silence and a return, the set days count from the return."""
+    timers = empty()
+    days = SETTINGS.silence_days
+    advanced(timers, bought(MONDAY_MS))
+    back_ms = MONDAY_MS + (days[2] + 1) * DAY_MS
+    fired = of_kind(fired_at(timers, back_ms - 1), "silence")
+    assert fired == [MONDAY_MS + day * DAY_MS for day in days[:3]]
+    advanced(timers, admitted(log_ms=back_ms))
+    fired = of_kind(fired_at(timers, back_ms + 100 * DAY_MS), "silence")
+    assert fired == [back_ms + day * DAY_MS for day in days]
 
 
 def test_churn_labels_are_limited_by_slots() -> None:
