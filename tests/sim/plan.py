@@ -131,6 +131,7 @@ def _settings(rng: Random, guarantee: str) -> Settings:
         churn_watch=watch,
         churn_warning=warning,
         churn_critical=critical,
+        churn_hysteresis=min(0.1, watch / 2),
         churn_cooldown_days=rng.choice((0, 14)),
     )
     return Settings(
