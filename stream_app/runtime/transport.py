@@ -18,6 +18,7 @@ says which of them has changed.
 import asyncio
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -43,7 +44,8 @@ _SERVICES = logging.getLogger("faust.services")
 # The longest that an idle fetch holds up one for another partition, in ms; Faust's is 1,500. Below
 # 25 the slowest hundredth of outputs comes earlier, at a tenth of a core more.
 FETCH_WAIT_MS = 5
-_POLL_SECONDS = 1.0
+# The longest that one fetch waits, and so the longest that a seek waits for it.
+_POLL_SECONDS = 0.25
 _PAUSED_POLL_SECONDS = 0.2
 
 # Members whose parameters must be what they were in the pinned versions.
@@ -156,6 +158,11 @@ class BatchConsumer(driver.Consumer):
         self.before_revoke: Callable[[], Awaitable[None]] | None = None
         self.positions: dict[TP, int] = {}
         self._room = asyncio.Event()
+        # A fetch that a seek overtakes would return records from before it, or some from after it,
+        # and nobody could tell which: so a seek waits for the fetch, and outdates what it returned.
+        self._fetching = asyncio.Lock()
+        self._seeks: Counter[TP] = Counter()
+        self._seeks_before: Counter[TP] = Counter()  # as the last fetch began
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -176,7 +183,9 @@ class BatchConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow.wait())
         active = set(self._get_active_partitions())
         if active:
-            return await self._getmany(active_partitions=active, timeout=timeout), active
+            async with self._fetching:
+                self._seeks_before = self._seeks.copy()
+                return await self._getmany(active_partitions=active, timeout=timeout), active
         self._room.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._room.wait(), _PAUSED_POLL_SECONDS)
@@ -212,7 +221,7 @@ class BatchConsumer(driver.Consumer):
             if generation != self.app.consumer_generation_id:
                 return
             start = self._read_offset[tp]
-            if start is None or not found:
+            if start is None or not found or self._seeks[tp] != self._seeks_before[tp]:
                 continue
             last = found[-1]
             message = BatchMessage(
@@ -253,8 +262,10 @@ class BatchConsumer(driver.Consumer):
         """Read a partition from an offset on; what was fetched before is discarded."""
         thread = self._thread
         self._read_offset[tp] = None
-        await thread.call_thread(thread._ensure_consumer().seek, tp, offset)
-        self._read_offset[tp] = offset
+        async with self._fetching:
+            self._seeks[tp] += 1
+            await thread.call_thread(thread._ensure_consumer().seek, tp, offset)
+            self._read_offset[tp] = offset
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let batches in flight finish before Faust goes on with the rebalance."""
