@@ -4,9 +4,9 @@ Faust's own path costs 148 µs of CPU a record, most of it four asyncio tasks fo
 costs 2.9 to 4.1. It is registered under the scheme ``batch://`` by an entry point. What it changes,
 and why:
 
-- ``_drain_messages`` hands on lists, says from which offset each was read, and never sets the read
-  offset after an ``await`` that can outlive a rebalance. Records dropped for any reason leave a
-  gap, which the owner of the partition sees and seeks back over.
+- ``_drain_messages`` hands on lists, says what each follows on, and never sets the read offset
+  after an ``await`` that can outlive a rebalance. Records dropped for any reason leave a gap, which
+  the owner of the partition sees and seeks back over.
 - Nothing is acknowledged or committed through Faust: state owns the position.
 - The order of a recovery is stop the flow, seek, clear the queues, resume. Upstream resumes the
   partitions first, and what was fetched in between vanishes.
@@ -18,7 +18,6 @@ says which of them has changed.
 import asyncio
 import inspect
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -60,6 +59,10 @@ EXPECTED: dict[str, tuple[Callable[..., Any], str]] = {
     "Consumer.resume_partitions": (BaseConsumer.resume_partitions, "self, tps"),
     "Consumer._get_active_partitions": (BaseConsumer._get_active_partitions, "self"),
     "Consumer._getmany": (driver.Consumer._getmany, "self, active_partitions, timeout"),
+    "Thread._fetch_records": (
+        driver.AIOKafkaConsumerThread._fetch_records,
+        "self, consumer, active_partitions, timeout, max_records",
+    ),
     "Thread._create_worker_consumer": (
         driver.AIOKafkaConsumerThread._create_worker_consumer,
         "self, transport",
@@ -116,10 +119,40 @@ class BatchTopic(Topic):
         self.decode = decode  # type: ignore[assignment, method-assign]
 
 
+class Fetched(list[Any]):
+    """Records that were fetched, and the offset from which on they are all there are."""
+
+    start: int | None = None
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
-    """The thread that runs aiokafka's consumer, with our fetch settings."""
+    """The thread that runs aiokafka's consumer, with our fetch settings.
+
+    It notes what each fetch follows on: the fetch or the seek before it. That is known in this
+    thread only, where nothing comes in between; and a fetch whose caller has been cancelled still
+    moves the consumer on, so what it returned to nobody shows as a gap.
+    """
 
     logger = _SERVICES
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._follows: dict[TP, int] = {}
+
+    async def seek_to(self, tp: TP, offset: int) -> None:
+        """Read a partition from an offset on; to be called in the thread."""
+        self._ensure_consumer().seek(tp, offset)
+        self._follows[tp] = offset
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[Any, Fetched]:
+        fetched: dict[Any, Fetched] = {}
+        for where, records in (await super()._fetch_records(*args, **kwargs)).items():
+            if records:
+                tp = TP(where.topic, where.partition)
+                found = fetched[where] = Fetched(records)
+                found.start = self._follows.get(tp)
+                self._follows[tp] = records[-1].offset + 1
+        return fetched
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         conf = self.app.conf
@@ -158,11 +191,9 @@ class BatchConsumer(driver.Consumer):
         self.before_revoke: Callable[[], Awaitable[None]] | None = None
         self.positions: dict[TP, int] = {}
         self._room = asyncio.Event()
-        # A fetch that a seek overtakes would return records from before it, or some from after it,
-        # and nobody could tell which: so a seek waits for the fetch, and outdates what it returned.
+        # A seek waits for the fetch in flight, also for one that nobody waits for any more, or that
+        # would take away what the seek is about.
         self._fetching = asyncio.Lock()
-        self._seeks: Counter[TP] = Counter()
-        self._seeks_before: Counter[TP] = Counter()  # as the last fetch began
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -183,13 +214,18 @@ class BatchConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow.wait())
         active = set(self._get_active_partitions())
         if active:
-            async with self._fetching:
-                self._seeks_before = self._seeks.copy()
-                return await self._getmany(active_partitions=active, timeout=timeout), active
+            fetch = asyncio.ensure_future(self._fetch(active, timeout))
+            # Whoever waits hears of an error; when nobody does, it is of no consequence.
+            fetch.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return await asyncio.shield(fetch), active
         self._room.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._room.wait(), _PAUSED_POLL_SECONDS)
         return {}, active
+
+    async def _fetch(self, active: set[TP], timeout: float) -> Any:  # noqa: ASYNC109
+        async with self._fetching:
+            return await self._getmany(active_partitions=active, timeout=timeout)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch and hand on until stopped."""
@@ -220,8 +256,8 @@ class BatchConsumer(driver.Consumer):
                 return
             if generation != self.app.consumer_generation_id:
                 return
-            start = self._read_offset[tp]
-            if start is None or not found or self._seeks[tp] != self._seeks_before[tp]:
+            start = found.start
+            if start is None or self._read_offset[tp] is None:
                 continue
             last = found[-1]
             message = BatchMessage(
@@ -261,10 +297,10 @@ class BatchConsumer(driver.Consumer):
     async def seek_partition(self, tp: TP, offset: int) -> None:
         """Read a partition from an offset on; what was fetched before is discarded."""
         thread = self._thread
+        assert isinstance(thread, ConsumerThread)
         self._read_offset[tp] = None
         async with self._fetching:
-            self._seeks[tp] += 1
-            await thread.call_thread(thread._ensure_consumer().seek, tp, offset)
+            await thread.call_thread(thread.seek_to, tp, offset)
             self._read_offset[tp] = offset
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
