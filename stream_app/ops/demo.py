@@ -86,8 +86,8 @@ def run(
     elif console.is_terminal and not console.is_dumb_terminal:
         view = Picture(console)
     try:
-        with _interruptible(), ExitStack() as stack:
-            demo = _Demo(stack, view, shop)
+        with _interruptible() as interrupt, ExitStack() as stack:
+            demo = _Demo(stack, view, shop, interrupt)
             accounts, result = demo.play(limit)
             if as_json:
                 console.out(msgspec.json.encode(result).decode(), highlight=False)
@@ -107,13 +107,24 @@ def run(
         return 1
 
 
+class _Interrupt:
+    """What a signal is answered with; a library that is being called may swallow the exception."""
+
+    asked = False
+
+    def __call__(self, *_: object) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _interruptible() -> Iterator[_Interrupt]:
     """Take a polite kill, and the end of the terminal, for Ctrl-C: children are ended in order."""
-    names = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(name, signal.default_int_handler) for name in names]
+    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    interrupt = _Interrupt()
+    before = [signal.signal(name, interrupt) for name in names]
     try:
-        yield
+        yield interrupt
     finally:
         for name, handler in zip(names, before, strict=True):
             signal.signal(name, handler)
@@ -122,7 +133,8 @@ def _interruptible() -> Iterator[None]:
 class _Demo:
     """One run. What it starts ends with the stack."""
 
-    def __init__(self, stack: ExitStack, view: View, shop: ShopName) -> None:
+    def __init__(self, stack: ExitStack, view: View, shop: ShopName, interrupt: _Interrupt) -> None:
+        self._interrupt = interrupt
         self.story = Story("", {})
         self._stack = stack
         self._view = view
@@ -236,6 +248,8 @@ class _Demo:
 
     def _check(self) -> None:
         """Raise what ended that should go on."""
+        if self._interrupt.asked:
+            raise KeyboardInterrupt
         if self.broker.child.exit_code is not None:
             raise DemoError(f"the broker ended; it said:\n{self.broker.child.tail()}")
         if self._worker is not None:
