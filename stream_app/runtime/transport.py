@@ -256,9 +256,10 @@ class BatchConsumer(driver.Consumer):
                 return
             if generation != self.app.consumer_generation_id:
                 return
-            start = found.start
-            if start is None or self._read_offset[tp] is None:
+            if self._read_offset[tp] is None:
                 continue
+            # Without a seek before it, a fetch shows as a gap, and is sought back over.
+            start = found[0].offset if found.start is None else found.start
             last = found[-1]
             message = BatchMessage(
                 tp.topic,
