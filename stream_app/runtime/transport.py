@@ -5,8 +5,8 @@ costs 2.9 to 4.1. It is registered under the scheme ``batch://`` by an entry poi
 and why:
 
 - ``_drain_messages`` hands on lists, says what each follows on, and never sets the read offset
-  after an ``await`` that can outlive a rebalance. Records dropped for any reason leave a gap, which
-  the owner of the partition sees and seeks back over.
+  after an ``await`` that can outlive a rebalance. What was fetched and not handed on, for whatever
+  reason, is sought back before the next fetch.
 - Nothing is acknowledged or committed through Faust: state owns the position.
 - The order of a recovery is stop the flow, seek, clear the queues, resume. Upstream resumes the
   partitions first, and what was fetched in between vanishes.
@@ -43,8 +43,7 @@ _SERVICES = logging.getLogger("faust.services")
 # The longest that an idle fetch holds up one for another partition, in ms; Faust's is 1,500. Below
 # 25 the slowest hundredth of outputs comes earlier, at a tenth of a core more.
 FETCH_WAIT_MS = 5
-# The longest that one fetch waits, and so the longest that a seek waits for it.
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 1.0
 _PAUSED_POLL_SECONDS = 0.2
 
 # Members whose parameters must be what they were in the pinned versions.
@@ -120,7 +119,7 @@ class BatchTopic(Topic):
 
 
 class Fetched(list[Any]):
-    """Records that were fetched, and the offset from which on they are all there are."""
+    """Records that were fetched, and the offset from which on they are all; None if unknown."""
 
     start: int | None = None
 
@@ -129,20 +128,22 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
     """The thread that runs aiokafka's consumer, with our fetch settings.
 
     It notes what each fetch follows on: the fetch or the seek before it. That is known in this
-    thread only, where nothing comes in between; and a fetch whose caller has been cancelled still
-    moves the consumer on, so what it returned to nobody shows as a gap.
+    thread only, where nothing comes in between; a fetch whose caller has been cancelled still moves
+    the consumer on. ``follows`` holds the offset that the next fetch begins at.
     """
 
     logger = _SERVICES
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._follows: dict[TP, int] = {}
+        self.follows: dict[TP, int] = {}
 
     async def seek_to(self, tp: TP, offset: int) -> None:
-        """Read a partition from an offset on; to be called in the thread."""
-        self._ensure_consumer().seek(tp, offset)
-        self._follows[tp] = offset
+        """Read a partition from an offset on, if it is assigned; to be called in the thread."""
+        consumer = self._ensure_consumer()
+        if consumer._subscription.is_assigned(tp):
+            consumer.seek(tp, offset)
+            self.follows[tp] = offset
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> dict[Any, Fetched]:
         fetched: dict[Any, Fetched] = {}
@@ -150,8 +151,8 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
             if records:
                 tp = TP(where.topic, where.partition)
                 found = fetched[where] = Fetched(records)
-                found.start = self._follows.get(tp)
-                self._follows[tp] = records[-1].offset + 1
+                found.start = self.follows.get(tp)
+                self.follows[tp] = records[-1].offset + 1
         return fetched
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
@@ -191,9 +192,6 @@ class BatchConsumer(driver.Consumer):
         self.before_revoke: Callable[[], Awaitable[None]] | None = None
         self.positions: dict[TP, int] = {}
         self._room = asyncio.Event()
-        # A seek waits for the fetch in flight, also for one that nobody waits for any more, or that
-        # would take away what the seek is about.
-        self._fetching = asyncio.Lock()
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -214,18 +212,28 @@ class BatchConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow.wait())
         active = set(self._get_active_partitions())
         if active:
-            fetch = asyncio.ensure_future(self._fetch(active, timeout))
-            # Whoever waits hears of an error; when nobody does, it is of no consequence.
-            fetch.add_done_callback(lambda done: done.cancelled() or done.exception())
-            return await asyncio.shield(fetch), active
+            await self._seek_back(active)
+            return await self._getmany(active_partitions=active, timeout=timeout), active
         self._room.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._room.wait(), _PAUSED_POLL_SECONDS)
         return {}, active
 
-    async def _fetch(self, active: set[TP], timeout: float) -> Any:  # noqa: ASYNC109
-        async with self._fetching:
-            return await self._getmany(active_partitions=active, timeout=timeout)
+    async def _seek_back(self, active: set[TP]) -> None:
+        """Seek back where records were fetched and not handed on.
+
+        A rebalance may cancel the fetch that they were for, or outdate it. They may be the last in
+        the log, so nobody would miss them by what comes behind.
+        """
+        for tp in active:
+            offset = self._read_offset.get(tp)
+            if offset is not None and self._consumer_thread.follows.get(tp) != offset:
+                await self.seek_partition(tp, offset)
+
+    @property
+    def _consumer_thread(self) -> ConsumerThread:
+        assert isinstance(self._thread, ConsumerThread)
+        return self._thread
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch and hand on until stopped."""
@@ -256,10 +264,9 @@ class BatchConsumer(driver.Consumer):
                 return
             if generation != self.app.consumer_generation_id:
                 return
-            if self._read_offset[tp] is None:
-                continue
-            # Without a seek before it, a fetch shows as a gap, and is sought back over.
-            start = found[0].offset if found.start is None else found.start
+            start = found.start
+            if start is None or start != self._read_offset[tp]:
+                continue  # overtaken by a seek
             last = found[-1]
             message = BatchMessage(
                 tp.topic,
@@ -297,12 +304,10 @@ class BatchConsumer(driver.Consumer):
 
     async def seek_partition(self, tp: TP, offset: int) -> None:
         """Read a partition from an offset on; what was fetched before is discarded."""
-        thread = self._thread
-        assert isinstance(thread, ConsumerThread)
+        thread = self._consumer_thread
         self._read_offset[tp] = None
-        async with self._fetching:
-            await thread.call_thread(thread.seek_to, tp, offset)
-            self._read_offset[tp] = offset
+        await thread.call_thread(thread.seek_to, tp, offset)
+        self._read_offset[tp] = offset
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Let batches in flight finish before Faust goes on with the rebalance."""
