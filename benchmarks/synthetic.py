@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.basket_runs import direct
 from benchmarks.churn import calibration_error, roc_auc
-from stream_app.config import DAY_MS, StageSettings
+from stream_app.config import StageSettings
 from stream_app.event import Event, Target, to_ms
 from stream_app.sources.synthetic import SyntheticShop
 from stream_app.sources.synthetic_shop import FIRST, SECOND, Shop
@@ -41,8 +41,8 @@ GAP_MAX = {"purchase": 0.03, "comment": 0.03, "share": 0.03, "churn": 0.05}
 CALIBRATION_MAX = 0.03
 # A purchase that comes late makes a user active whom the stream could not know of in time.
 MISSING_MAX = 0.001
-SESSION_MS = StageSettings().session_horizon_minutes * 60_000
-CHURN_MS = StageSettings().churn_horizon_days * DAY_MS
+SESSION_MS = StageSettings().horizon_ms(in_session=True)
+CHURN_MS = StageSettings().churn_horizon_ms
 
 
 class Line(msgspec.Struct, frozen=True):

@@ -108,6 +108,15 @@ class StageSettings(BaseModel):
             raise ValueError("churn_hysteresis should be below churn_watch, or no level ever ends")
         return self
 
+    def horizon_ms(self, *, in_session: bool) -> int:
+        """Return for how long behaviour is predicted from an event on, in ms of event time."""
+        return self.session_horizon_minutes * 60_000 if in_session else self.horizon_days * DAY_MS
+
+    @property
+    def churn_horizon_ms(self) -> int:
+        """For how long no purchase is churn, in ms of event time."""
+        return self.churn_horizon_days * DAY_MS
+
 
 class TopicSettings(BaseModel):
     """Names of the topics, without the prefix."""

@@ -22,6 +22,7 @@ from stream_app.errors import StateError
 # Nothing is predicted until so many samples of each outcome have been learned from.
 WARM_EACH = 20
 NAN = math.nan
+MODEL, MODEL_VERSION = "river-logistic-regression", "1"  # as outputs name it
 
 _LEARNING_RATE = 0.1
 _INTERCEPT_RATE, _INTERCEPT_POWER = 1.0, 0.5

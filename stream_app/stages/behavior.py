@@ -15,16 +15,15 @@ from struct import Struct
 import msgspec
 
 from stream_app.codec import Sections
-from stream_app.config import DAY_MS, StageSettings
+from stream_app.config import StageSettings
 from stream_app.event import EVENT_TYPES, Event, Target
 from stream_app.hashing import event_hash
-from stream_app.learners import Learner, Vector
+from stream_app.learners import MODEL, Learner, Vector
 from stream_app.schedule import DAYS_LABELS, SESSION_LABELS
 from stream_app.steps import Admitted, Due, Forecast, Judged, Step, UserView
 
 TARGETS: tuple[Target, ...] = ("purchase", "comment", "share")
 SESSION, DAYS = "behavior-session", "behavior-days"  # names of the learners
-MODEL = "river-logistic-regression"
 
 SESSION_VECTOR = Vector(
     (
@@ -83,6 +82,11 @@ class Pending(msgspec.Struct):
     flags: int
     probabilities: tuple[float, ...]
     features: bytes
+
+    @property
+    def in_session(self) -> bool:
+        """Whether it was made in a session, so that its horizon is short."""
+        return bool(self.flags & _IN_SESSION)
 
 
 class Outlook(msgspec.Struct):
@@ -221,7 +225,7 @@ def _count(state: Foresight, step: Admitted, settings: StageSettings) -> None:
     bit = 1 << TARGETS.index(event.type)
     for place, pending in enumerate(outlook.pending):
         end_ms = pending.closes_ms - settings.lateness_ms_max
-        start_ms = end_ms - _horizon_ms(pending, settings)
+        start_ms = end_ms - settings.horizon_ms(in_session=pending.in_session)
         if start_ms < step.arrival.time_ms <= end_ms and not pending.flags & bit:
             if event.type == "purchase" and order == pending.order:
                 continue
@@ -254,8 +258,7 @@ def _predict(
     }
     if not known:
         return None
-    minutes, days = settings.session_horizon_minutes, settings.horizon_days
-    horizon_ms = minutes * 60_000 if in_session else days * DAY_MS
+    horizon_ms = settings.horizon_ms(in_session=in_session)
     return Forecast(place, event.user_id, time_ms, horizon_ms, known, MODEL)
 
 
@@ -268,7 +271,7 @@ def _close(state: Foresight, due: Due, settings: StageSettings) -> list[Judged]:
     judged: list[Judged] = []
     for pending in [each for each in outlook.pending if each.closes_ms == due.due_ms]:
         happened = [bool(pending.flags & 1 << bit) for bit in range(len(TARGETS))]
-        horizon_ms = _horizon_ms(pending, settings)
+        horizon_ms = settings.horizon_ms(in_session=pending.in_session)
         delay_ms = due.log_ms - due.due_ms + horizon_ms + settings.lateness_ms_max
         judged += [
             Judged(target, horizon_ms, probability, label, delay_ms)
@@ -277,7 +280,7 @@ def _close(state: Foresight, due: Due, settings: StageSettings) -> list[Judged]:
             )
             if not math.isnan(probability)
         ]
-        if pending.flags & _IN_SESSION:
+        if pending.in_session:
             learner, vector = state.session.touch(SESSION), SESSION_VECTOR
         else:
             learner, vector = state.days.touch(DAYS), DAYS_VECTOR
@@ -286,12 +289,6 @@ def _close(state: Foresight, due: Due, settings: StageSettings) -> list[Judged]:
     if not outlook.pending:
         state.users.clear(key)
     return judged
-
-
-def _horizon_ms(pending: Pending, settings: StageSettings) -> int:
-    if pending.flags & _IN_SESSION:
-        return settings.session_horizon_minutes * 60_000
-    return settings.horizon_days * DAY_MS
 
 
 def _order(event: Event, time_ms: int) -> int:

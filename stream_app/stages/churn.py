@@ -17,13 +17,12 @@ import msgspec
 from stream_app.codec import Sections
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import Target
-from stream_app.learners import Learner, Vector
+from stream_app.learners import MODEL, Learner, Vector
 from stream_app.schedule import CHURN_LABELS
 from stream_app.steps import Admitted, Alarm, Due, Forecast, Judged, Level, Step, UserView
 
 TARGET: Target = "churn"
 LEARNER = "churn"
-MODEL = "river-logistic-regression"
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 FEATURES = (
@@ -302,7 +301,7 @@ def _count(state: Watchlist, step: Admitted, settings: StageSettings) -> None:
     if watch is None:
         return
     time_ms = step.arrival.time_ms
-    horizon_ms = settings.churn_horizon_days * DAY_MS
+    horizon_ms = settings.churn_horizon_ms
     for place, pending in enumerate(watch.pending):
         end_ms = pending.closes_ms - settings.lateness_ms_max
         if not pending.bought and end_ms - horizon_ms < time_ms <= end_ms:
@@ -331,7 +330,7 @@ def _look(state: Watchlist, case: _Case, settings: StageSettings, found: Assesse
         )
     if math.isnan(risk):  # the learner has not seen enough yet
         return
-    horizon_ms = settings.churn_horizon_days * DAY_MS
+    horizon_ms = settings.churn_horizon_ms
     if due.kind == "churn":
         found.forecasts.append(Forecast(place, key, due.due_ms, horizon_ms, {TARGET: risk}, MODEL))
     if _alerts(state, key, risk, due.due_ms, settings):
@@ -383,7 +382,7 @@ def _close(state: Watchlist, due: Due, settings: StageSettings) -> list[Judged]:
     judged: list[Judged] = []
     for pending in [each for each in watch.pending if each.closes_ms == due.due_ms]:
         if not math.isnan(pending.risk):
-            horizon_ms = settings.churn_horizon_days * DAY_MS
+            horizon_ms = settings.churn_horizon_ms
             delay_ms = due.log_ms - due.due_ms + horizon_ms + settings.lateness_ms_max
             judged.append(Judged(TARGET, horizon_ms, pending.risk, not pending.bought, delay_ms))
         features = VECTOR.unpack(pending.features)

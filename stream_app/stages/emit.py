@@ -23,6 +23,7 @@ from stream_app.event import (
     rfc3339,
 )
 from stream_app.hashing import event_hash, id_hash
+from stream_app.learners import MODEL_VERSION
 from stream_app.steps import (
     SOURCES,
     Admitted,
@@ -47,7 +48,6 @@ BYTES_MAX = NOTES_SIZE * (_NOTE.size + 9 * NOTE_ITEMS_MAX)
 DETAIL_CHARACTERS_MAX = 300
 _SCORE_DIGITS = 6
 JOINED_EVENTS = frozenset(("impression", "click", "purchase"))
-MODEL_VERSION = "1"  # of the online learners: of their features and settings
 
 
 class Note(msgspec.Struct, frozen=True):

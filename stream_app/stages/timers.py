@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from stream_app.config import DAY_MS, StageSettings
-from stream_app.event import TIME_MS_MAX, Event
+from stream_app.event import TIME_MS_MAX
 from stream_app.hashing import id_hash, unit_hash
 from stream_app.schedule import (
     CHURN,
@@ -138,16 +138,6 @@ def advance(timers: Timers, received: Sequence[Received], settings: StageSetting
     return steps
 
 
-def horizon_ms(event: Event, settings: StageSettings) -> int:
-    """Return for how long behaviour is predicted from an event on: short where there are sessions.
-
-    In ms, of event time.
-    """
-    if event.session_id is not None:
-        return settings.session_horizon_minutes * 60_000
-    return settings.horizon_days * DAY_MS
-
-
 def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> UserTimers:
     """Note a user's event; set what runs from it: expiry, and after a purchase the churn timers.
 
@@ -155,10 +145,9 @@ def _refresh_user(timers: Timers, entry: Admitted, settings: StageSettings) -> U
     or the heap would grow with each repetition; without a purchase that counts, nothing fires.
     """
     event, log_ms = entry.arrival.event, entry.arrival.log_ms
-    if event.type == "erase":
-        timers.users.clear(event.user_id)
     section = timers.users.touch(entry.key)
     if event.type == "erase":
+        timers.users.clear(event.user_id)
         section.predicted_ms = 0
     section.newest_ms = log_ms
     if EXPIRY not in section.due:
@@ -199,7 +188,8 @@ def _predict(
             slots = SESSION_LABELS if in_session else DAYS_LABELS
             free = next((slot for slot in slots if slot not in section.due), None)
             if free is not None:
-                closes_ms = time_ms + horizon_ms(event, settings) + settings.lateness_ms_max
+                horizon_ms = settings.horizon_ms(in_session=in_session)
+                closes_ms = time_ms + horizon_ms + settings.lateness_ms_max
                 timers.arm(section, entry.key, free, closes_ms)
     return Admitted(
         entry.arrival,
@@ -266,7 +256,7 @@ def _fire_churn(
     free = next((slot for slot in CHURN_LABELS if slot not in section.due), None)
     if free is None:
         return 0
-    closes_ms = due_ms + settings.churn_horizon_days * DAY_MS + settings.lateness_ms_max
+    closes_ms = due_ms + settings.churn_horizon_ms + settings.lateness_ms_max
     timers.arm(section, key, free, closes_ms)
     return closes_ms
 

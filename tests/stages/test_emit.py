@@ -11,10 +11,10 @@ from stream_app.codec import Sections
 from stream_app.config import DAY_MS
 from stream_app.event import Cause, ChurnAlert, Prediction, Recommendation, RejectReason, Target
 from stream_app.hashing import event_hash
+from stream_app.learners import MODEL_VERSION
 from stream_app.stages.emit import (
     BYTES_MAX,
     DETAIL_CHARACTERS_MAX,
-    MODEL_VERSION,
     NOTE_ITEMS_MAX,
     NOTES_SIZE,
     Notes,
