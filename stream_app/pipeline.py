@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.config import StageSettings
 from stream_app.event import Catalog
+from stream_app.shelves import Shelves
 from stream_app.stages import timers
 from stream_app.stages.admit import admit, expire
 from stream_app.stages.behavior import foresee
@@ -38,13 +39,18 @@ STAGES = (
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What comes from outside the log; outputs name it. ``lap`` is called after each stage."""
+    """What comes from outside the log; outputs name it. ``lap`` is called after each stage.
+
+    ``shelves`` hold the same items as ``catalog``, or none: then nothing is proposed for its
+    content.
+    """
 
     settings: StageSettings
     partitions: int
     catalog: Catalog
     outside: Outside = Outside()
     lap: Callable[[str], object] = len
+    shelves: Shelves = msgspec.field(default_factory=Shelves)
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -81,7 +87,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("behavior")
     assessed = assess(state.watchlist, steps, views, settings)
     lap("churn")
-    requests = propose(state.tables, steps, views, settings)
+    requests = propose(state.tables, steps, views, settings, context.shelves)
     lap("candidates")
     scored = score(requests)
     lap("score")
