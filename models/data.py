@@ -24,6 +24,7 @@ from stream_app.config import StageSettings, TopicSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import id_hash, partition_for
 from stream_app.pipeline import Context, next_batch, process
+from stream_app.shelves import Shelves
 from stream_app.sources.completejourney import CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.stages.features import HISTORY_SIZE
@@ -190,7 +191,8 @@ def _partition(
         if partition_for(household.encode(), partitions) == partition
     )
     own = (basket for basket in baskets(shop.events(chosen)) if basket.time_ms < until_ms)
-    context = Context(ASKED_ONLY, partitions, {})
+    shelves = Shelves(shop.items())
+    context = Context(ASKED_ONLY, partitions, shelves.catalog, shelves=shelves)
     return collect(replay(own, partition, context, ask_from_ms))
 
 

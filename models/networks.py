@@ -88,7 +88,8 @@ class SASRec(nnx.Module):
         *early, last = self.blocks
         for block in early:
             x = block(x, mask, length)
-        return self.norm(last(x, mask, 1)[:, 0])
+        state: jax.Array = self.norm(last(x, mask, 1)[:, 0])
+        return state
 
     def scores(self, state: jax.Array, items: jax.Array) -> jax.Array:
         """Return how well items fit a state; (B, D), (B, N) tokens -> (B, N)."""

@@ -12,7 +12,7 @@ from river import linear_model, optim
 
 from models.data import Requests
 
-NAMES = "score"
+SCORE = "score"
 
 
 def rescore(
@@ -26,11 +26,11 @@ def rescore(
     It begins as the ranker: weight 1 on its score, 0 on the features, which are centred by ``mean``
     and multiplied by ``scale``.
     """
-    columns = [NAMES, *map(str, range(requests.features.shape[-1]))]
+    columns = [SCORE, *map(str, range(requests.features.shape[-1]))]
     model = linear_model.LogisticRegression(
         optimizer=optim.AdaGrad(0.01), initializer=optim.initializers.Zeros()
     )
-    model._weights[NAMES] = 1.0  # noqa: SLF001 - River takes no weights to begin with
+    model._weights[SCORE] = 1.0  # noqa: SLF001 - River takes no weights to begin with
     found = np.full(scores.shape, -np.inf)
     normed = (requests.features - mean) * scale
     for place in range(len(requests)):
@@ -40,6 +40,6 @@ def rescore(
         rows = np.column_stack((scores[place][real], normed[place][real]))
         frame = pd.DataFrame(rows, columns=columns)
         right = pd.Series(requests.bought[place][real])
-        found[place, real] = rows @ [model._weights[name] for name in columns]  # noqa: SLF001
+        found[place, real] = rows @ [model._weights.get(name, 0.0) for name in columns]  # noqa: SLF001
         model.learn_many(frame, right)
     return found

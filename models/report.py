@@ -144,8 +144,8 @@ products on average, which bounds the recall.
 - *formula*: what answers when there is no model.
 - *logistic regression*, *boosted trees*: fitted on the candidates of the four weeks before, on the
   same features.
-- *ranker*: SASRec and its head, trained on the weeks from 2017-03-01 to 2017-11-05; the last four of
-  them decided when to stop, then it was trained again on all.
+- *ranker*: SASRec and its head, trained on the weeks from 2017-03-01 to 2017-11-05; the last four
+  of them decided when to stop, then it was trained again on all.
 - *ranker and online re-scorer*: River's logistic regression behind the ranker, beginning as the
   ranker itself, which learns after each basket of these weeks and the four before.
 

@@ -141,7 +141,7 @@ def losses(
 def _step(
     model: Ranker,
     optimizer: nnx.Optimizer[Ranker],
-    batch: tuple[jax.Array, ...],
+    batch: Any,
     settings: TrainSettings,
     key: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
@@ -164,12 +164,13 @@ def predict(model: Ranker, given: Examples) -> npt.NDArray[np.float32]:
     still.eval()
     found = []
     for begin in range(0, len(given.history), _EVALUATED):
-        columns = [each[begin : begin + _EVALUATED] for each in (given.history, given.candidates)]
-        rows = given.features[begin : begin + _EVALUATED]
-        short = _EVALUATED - len(rows)  # one shape only, or each would be compiled
-        padded = [np.pad(each, [(0, short), (0, 0)]) for each in columns]
-        scores = _scores(still, *padded, np.pad(rows, [(0, short), (0, 0), (0, 0)]))
-        found.append(np.asarray(scores)[: len(rows)])
+        short = max(begin + _EVALUATED - len(given.history), 0)  # one shape, compiled once
+        batch: list[Any] = [
+            np.pad(each[begin : begin + _EVALUATED], [(0, short), *[(0, 0)] * (each.ndim - 1)])
+            for each in (given.history, given.candidates, given.features)
+        ]
+        scores = _scores(still, batch[0], batch[1], batch[2])
+        found.append(np.asarray(scores)[: _EVALUATED - short])
     return np.concatenate(found)
 
 
