@@ -5,42 +5,43 @@ from outside the log: stages 7 to 10 may use it, and no state may depend on it.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from stream_app.config import DAY_MS
 from stream_app.event import Catalog, Item
 from stream_app.hashing import id_hash
 
 NEW_DAYS = 14  # for so long an item is new
 WINDOW = 12  # items looked at on either side of an item's place on a shelf
-ENOUGH = 10  # fewer on the shelf of its leaf, and the shelf of the leaf's parent is looked at too
+NEAR = 10  # items like another; fewer on the shelf of its leaf, and its parent's is looked at, too
 
 # What makes up the similarity of two items; set by hand, and 1 together.
 _CATEGORY, _BRAND, _PRICE = 0.5, 0.2, 0.3
 _SIBLING = 0.25  # in place of _CATEGORY where only the parents of the leaves are the same
 _NEUTRAL = 0.5  # the share of what is unknown
 
-_DAY_MS = 86_400_000
+NEW_MS = NEW_DAYS * DAY_MS
 _NO_PRICE = -1.0
 _HASH_END = 2**64
-Path = tuple[str, ...]
+_NEAR_MAX = 20_000  # items whose likes are remembered
 Place = tuple[float, int]  # on a shelf: price, and hash of the id
 
 
-class Shelved(msgspec.Struct, frozen=True):
+class Shelved(msgspec.Struct, frozen=True, gc=False):
     """What the shelves keep of an item.
 
-    ``item`` is the hash of its id; ``leaf`` its category path and ``aisle`` that of the parent, the
-    leaf's own where there is none. ``price`` is -1 where it is unknown; ``from_ms`` is when the
-    item became available, 0 where the catalogue does not say. Nobody is shown an item that is
-    hidden, blocked or out of stock.
+    ``item`` is the hash of its id, ``leaf`` that of its category path and ``aisle`` that of the
+    parent's, the leaf's own where there is none; both are 0 without a category. ``price`` is -1
+    where it is unknown; ``from_ms`` is when the item became available, 0 where the catalogue does
+    not say. Nobody is shown an item that is hidden, blocked or out of stock.
     """
 
     item: int
     item_id: str
-    leaf: Path
-    aisle: Path
+    leaf: int
+    aisle: int
     brand: str | None
     price: float
     currency: str | None
@@ -50,12 +51,12 @@ class Shelved(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, item: Item) -> "Shelved":
         """Return what is kept of an item."""
-        leaf = tuple(item.category)
+        path = item.category
         return cls(
             id_hash(item.item_id),
             item.item_id,
-            leaf,
-            leaf[:-1] or leaf,
+            _path_hash(path),
+            _path_hash(path[:-1] or path),
             item.brand,
             _NO_PRICE if item.price is None else item.price,
             item.currency,
@@ -78,29 +79,29 @@ class Shelves:
     Attributes
     ----------
     catalog
-        Each item by its id.
+        Each item by its id, for reading.
+    known
+        What is kept of each item, by the hash of its id, for reading.
 
     Examples
     --------
     >>> shop = [Item(item_id=name, category=["food", "milk"], price=1.0) for name in "abc"]
     >>> shelves = Shelves([*shop, Item(item_id="pen", category=["office"])])
-    >>> sorted(shelves.get(item).item_id for item in shelves.near(id_hash("a")))
+    >>> sorted(shelves.known[item].item_id for item in shelves.near(id_hash("a")))
     ['b', 'c']
     """
 
     def __init__(self, items: Iterable[Item] = ()) -> None:
         self._items: dict[str, Item] = {}
         self._known: dict[int, Shelved] = {}
-        self._leaves: dict[Path, list[Place]] = {}
-        self._aisles: dict[Path, list[Place]] = {}
+        self.catalog: Catalog = self._items
+        self.known: Mapping[int, Shelved] = self._known
+        self._leaves: dict[int, list[Place]] = {}
+        self._aisles: dict[int, list[Place]] = {}
         self._arrivals: list[tuple[int, int]] = []  # when it became available, hash of the id
+        self._near: dict[int, dict[int, float]] = {}  # until something changes on a shelf
         for item in items:
             self.put(item)
-
-    @property
-    def catalog(self) -> Catalog:
-        """Each item by its id, for reading."""
-        return self._items
 
     def put(self, item: Item) -> None:
         """Enter an item, or what has become of it."""
@@ -111,6 +112,7 @@ class Shelves:
             return
         if old is not None:
             self._clear(old)
+        self._near.clear()
         self._known[new.item] = new
         if not new.shown:
             return
@@ -124,6 +126,7 @@ class Shelves:
         """Strike an item; one that is not there does no harm."""
         if self._items.pop(item_id, None) is not None:
             self._clear(self._known.pop(id_hash(item_id)))
+            self._near.clear()
 
     def _clear(self, old: Shelved) -> None:
         """Take an item off its shelves; an empty shelf ceases to be."""
@@ -138,24 +141,29 @@ class Shelves:
         if old.from_ms:
             del self._arrivals[bisect_left(self._arrivals, (old.from_ms, old.item))]
 
-    def get(self, item: int) -> Shelved | None:
-        """Return what is kept of an item, by the hash of its id."""
-        return self._known.get(item)
-
     def near(self, item: int) -> dict[int, float]:
-        """Return items that are like one, with their similarity: at most 48, none of them hidden.
+        """Return the 10 items that are most like one, the most similar first, for reading.
 
-        They are the nearest by price on the shelf of its leaf; on that of the leaf's parent, too,
-        where fewer than 10 are found.
+        They are chosen from the nearest by price on the shelf of its leaf; on that of the leaf's
+        parent, too, where fewer than 10 are found. An item that is not shown is not among them.
         """
+        found = self._near.get(item)
+        if found is None:
+            if len(self._near) == _NEAR_MAX:
+                self._near.clear()
+            found = self._near[item] = self._find(item)
+        return found
+
+    def _find(self, item: int) -> dict[int, float]:
         own = self._known.get(item)
         if own is None or not own.leaf:
             return {}
         found = _around(self._leaves.get(own.leaf, []), own)
-        if len(found) <= ENOUGH:
+        if len(found) <= NEAR:  # it may be among them
             found = [*found, *_around(self._aisles.get(own.aisle, []), own)]
         known = self._known
-        return {other: similarity(own, known[other]) for _, other in found if other != item}
+        alike = {other: similarity(own, known[other]) for _, other in found if other != item}
+        return dict(sorted(alike.items(), key=lambda entry: (-entry[1], entry[0]))[:NEAR])
 
     def newest(self, now_ms: int, count: int) -> list[int]:
         """Return so many of the items that are new at a time, the newest first."""
@@ -186,9 +194,13 @@ def similarity(one: Shelved, other: Shelved) -> float:
     return value + _PRICE * (1.0 + low) / (1.0 + high)
 
 
+def _path_hash(path: list[str]) -> int:
+    return id_hash("\x1f".join(path)) if path else 0
+
+
 def is_new(from_ms: int, now_ms: int) -> bool:
     """Tell whether what became available at a time is new at another, both in ms."""
-    return 0 <= now_ms - from_ms < NEW_DAYS * _DAY_MS
+    return 0 <= now_ms - from_ms < NEW_MS
 
 
 def _around(shelf: list[Place], own: Shelved) -> list[Place]:

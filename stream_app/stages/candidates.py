@@ -8,7 +8,7 @@ and what is popular; what the catalogue has that is like the user's last items; 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import msgspec
 
@@ -16,7 +16,7 @@ from stream_app.codec import Sections
 from stream_app.config import StageSettings
 from stream_app.event import Event
 from stream_app.hashing import id_hash
-from stream_app.shelves import Shelved, Shelves, is_new, similarity
+from stream_app.shelves import NEW_MS, Shelved, Shelves, is_new, similarity
 from stream_app.steps import SOURCES, Admitted, Due, Request, Step, UserView
 from stream_app.tables import (
     DAY_S,
@@ -168,9 +168,9 @@ def _forget(tables: Tables, due: Due) -> None:
 class _Scene(msgspec.Struct, frozen=True):
     """What the candidates of a request are proposed and described by.
 
-    ``repeats`` and ``seeds`` are the user's own, ``followers`` shares of transitions, ``here``
-    shares of what is wanted in the event's context. ``seeds`` is what the catalogue knows of the
-    items that others are compared with.
+    ``followers`` are shares of transitions, ``here`` shares of what is wanted in the event's
+    context. ``seeds`` is what the catalogue knows of the event's item and of the user's last ones,
+    by aisle.
     """
 
     now_ms: int
@@ -179,7 +179,7 @@ class _Scene(msgspec.Struct, frozen=True):
     repeats: Repeats | None
     followers: dict[int, float]
     here: dict[int, float]
-    seeds: list[Shelved]
+    seeds: dict[int, list[Shelved]]
     shelves: Shelves
 
 
@@ -195,7 +195,7 @@ def _look(
         tables.repeats.get(step.key) if profiled else None,
         _followers(tables, view) if profiled else {},
         _here(tables, event, settings),
-        _seeds(event, view, shelves) if profiled else [],
+        _seeds(event, view, shelves) if profiled else {},
         shelves,
     )
 
@@ -204,15 +204,14 @@ def _pool(tables: Tables, place: int, step: Admitted, view: UserView, scene: _Sc
     """Return a request with the candidates of all sources, each with its features."""
     items, item_ids, rows, bits = [], [], [], []
     personal = _personal_features(scene.repeats, scene.now_ms // 1000)
+    facts_of, known = tables.items.get, scene.shelves.known
     for item, bit in _gather(scene).items():
-        facts, shelved = tables.items.get(item), scene.shelves.get(item)
-        if facts is not None:
-            item_ids.append(facts.item_id)
-        elif shelved is not None:
-            item_ids.append(shelved.item_id)
-        else:
+        facts, shelved = facts_of(item), known.get(item)
+        source = facts or shelved
+        if source is None:
             continue
         items.append(item)
+        item_ids.append(source.item_id)
         rows.append(_features(item, facts, shelved, scene, personal.get(item, _STRANGER)))
         bits.append(bit)
     return Request(
@@ -249,11 +248,7 @@ def _gather(scene: _Scene) -> dict[int, int]:
     if not scene.profiled:
         return sources
     sources = dict(islice(sources.items(), _POOL_KNOWN))
-    alike: dict[int, float] = {}
-    for seed in scene.seeds:
-        for item, near in scene.shelves.near(seed.item).items():
-            alike[item] = max(near, alike.get(item, 0.0))
-    _add(sources, alike, _CONTENT, POOL_CONTENT)
+    _add(sources, _alike(scene), _CONTENT, POOL_CONTENT)
     for item in _new(scene):
         sources[item] = sources.get(item, 0) | _NEW
     return sources
@@ -280,11 +275,25 @@ def _here(tables: Tables, event: Event, settings: StageSettings) -> dict[int, fl
     return {}
 
 
-def _seeds(event: Event, view: UserView, shelves: Shelves) -> list[Shelved]:
-    """Return what the catalogue knows of the event's item and of the user's last items."""
+def _seeds(event: Event, view: UserView, shelves: Shelves) -> dict[int, list[Shelved]]:
+    """Return what the catalogue knows of the event's item and of the user's last ones, by aisle."""
     own = [] if event.item_id is None else [id_hash(event.item_id)]
-    seeds = map(shelves.get, dict.fromkeys([*own, *last_items(view, SEEDS)]))
-    return [seed for seed in seeds if seed is not None]
+    seeds: dict[int, list[Shelved]] = {}
+    for item in dict.fromkeys([*own, *last_items(view, SEEDS)]):
+        shelved = shelves.known.get(item)
+        if shelved is not None and shelved.aisle:
+            seeds.setdefault(shelved.aisle, []).append(shelved)
+    return seeds
+
+
+def _alike(scene: _Scene) -> dict[int, float]:
+    """Return what the catalogue has that is like a seed, with the greatest similarity."""
+    alike: dict[int, float] = {}
+    for seed in chain.from_iterable(scene.seeds.values()):
+        for item, near in scene.shelves.near(seed.item).items():
+            if near > alike.get(item, 0.0):
+                alike[item] = near
+    return alike
 
 
 def _new(scene: _Scene) -> list[int]:
@@ -362,8 +371,8 @@ def _features(
         from_ms = 1000 * facts.first_s
     if shelved is not None:
         from_ms = shelved.from_ms or from_ms
-        for seed in scene.seeds:
-            if seed.aisle == shelved.aisle and seed is not shelved:
+        for seed in scene.seeds.get(shelved.aisle, ()):
+            if seed is not shelved:
                 content = max(content, similarity(seed, shelved))
     trending_percent = 100.0 * trending
     log_count, rest = personal
@@ -377,6 +386,6 @@ def _features(
         math.log1p(20.0 * follow) if follow else 0.0,
         *rest,
         content,
-        1.0 if is_new(from_ms, scene.now_ms) else 0.0,
+        1.0 if 0 <= scene.now_ms - from_ms < NEW_MS else 0.0,
         math.log1p(1000.0 * here) if here else 0.0,
     )
