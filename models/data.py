@@ -121,12 +121,34 @@ def baskets(events: Iterable[Event]) -> Iterator[Basket]:
         yield Basket(bought[0].user_id, bought[0].timestamp, bought)
 
 
-class _LogRecord(msgspec.Struct, frozen=True):
+class LogRecord(msgspec.Struct, frozen=True):
+    """A record as it stands in the log of its partition; ``timestamp`` in ms since the epoch."""
+
     offset: int
     timestamp: int
     key: bytes
     value: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def questioned(
+    own: Iterable[Basket], ask_from_ms: int
+) -> Iterator[tuple[Event, int, Basket | None]]:
+    """Yield events and the times of their records; a question 1 ms before a basket comes with it.
+
+    Baskets before ``ask_from_ms`` are not asked for.
+    """
+    for basket in own:
+        if basket.time_ms >= ask_from_ms:
+            question = Event(
+                event_id=f"ask-{basket.lines[0].event_id}",
+                type="recommend",
+                user_id=basket.user,
+                timestamp=basket.time_ms - 1,
+            )
+            yield question, basket.time_ms - 1, basket
+        for line in basket.lines:
+            yield line, basket.time_ms, None
 
 
 def replay(
@@ -135,9 +157,8 @@ def replay(
     """Yield each request of one partition, and the basket that came 1 ms later."""
     state = PartitionState()
     state.begin(0, context.partitions, "replay")
-    waiting: list[_LogRecord] = []
+    waiting: list[LogRecord] = []
     asked: dict[int, Basket] = {}
-    offset = 0
 
     def run(least: int) -> Iterator[tuple[Request, Basket]]:
         while len(waiting) >= least:
@@ -148,20 +169,10 @@ def replay(
             state.changes()
             del waiting[: len(batch.records)]
 
-    for basket in own:
-        records = [(encode(line), basket.time_ms) for line in basket.lines]
-        if basket.time_ms >= ask_from_ms:
-            question = Event(
-                event_id=f"ask-{offset}",
-                type="recommend",
-                user_id=basket.user,
-                timestamp=basket.time_ms - 1,
-            )
-            records.insert(0, (encode(question), basket.time_ms - 1))
+    for offset, (event, time_ms, basket) in enumerate(questioned(own, ask_from_ms)):
+        if basket is not None:
             asked[offset] = basket
-        for value, time_ms in records:
-            waiting.append(_LogRecord(offset, time_ms, basket.user.encode(), value))
-            offset += 1
+        waiting.append(LogRecord(offset, time_ms, event.user_id.encode(), encode(event)))
         yield from run(BATCH_RECORDS)
     yield from run(1)
 
