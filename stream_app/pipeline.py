@@ -21,7 +21,17 @@ from stream_app.stages.features import describe
 from stream_app.stages.rerank import rerank
 from stream_app.stages.score import score
 from stream_app.state import PartitionState
-from stream_app.steps import Answers, Batch, Joined, Judged, OutputRecord, Outside, RawRecord, Step
+from stream_app.steps import (
+    Answers,
+    Batch,
+    Joined,
+    Judged,
+    OutputRecord,
+    Outside,
+    RawRecord,
+    Scorer,
+    Step,
+)
 
 STAGES = (
     "decode",
@@ -38,13 +48,17 @@ STAGES = (
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What comes from outside the log; outputs name it. ``lap`` is called after each stage."""
+    """What comes from outside the log; outputs name it. ``lap`` is called after each stage.
+
+    Without a ``ranker`` the formula ranks.
+    """
 
     settings: StageSettings
     partitions: int
     catalog: Catalog
     outside: Outside = Outside()
     lap: Callable[[str], object] = len
+    ranker: Scorer | None = None
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -83,7 +97,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("churn")
     requests = propose(state.tables, steps, views, settings)
     lap("candidates")
-    scored = score(requests)
+    scored = score(requests, context.ranker)
     lap("score")
     ranked = rerank(requests, scored, context.catalog, settings)
     lap("rerank")
