@@ -162,6 +162,10 @@ class Settings(BaseSettings):
     idle_tick_seconds: int = Field(60, ge=0, description="idleness before a tick; 0 for none")
     session_timeout_seconds: float = Field(12.0, ge=1, le=300)
     stall_seconds: float = Field(60.0, ge=1, description="lag without a commit before giving up")
+    model: Path | None = Field(None, description="folder of a ranking model; none: the formula")
+    model_ms_max: float = Field(
+        20.0, gt=0, le=10_000, description="a model that takes longer for an answer is refused"
+    )
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from outside
     metrics_port: int = Field(8_000, ge=0, le=65_000, description="0 for none; +1 a process")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -1,17 +1,31 @@
-"""Errors that stop a worker; each says who must act, and whether trying again can help.
+"""Errors that stop a worker or refuse a model; each says who must act, and if trying again helps.
 
 ::
 
-    StreamAppError ├── ConfigError          operator: a setting is wrong ├── TopicError
-    operator: a topic is missing, or not as the state remembers it ├── PositionError
-    operator: the log no longer holds the position that the state has reached ├── StateError
-    operator: a state row cannot be read ├── FaustChangedError    developer: a private member that
-    the transport overrides has changed ├── CommitError          nobody: the commit's outcome is not
-    known; memory is dropped, state restored │   └── FencedError      nobody: another worker owns
-    the partition now └── StalledError         supervisor: restart the worker
+    StreamAppError
+    ├── ConfigError        operator: a setting is wrong
+    ├── TopicError         operator: a topic is missing, or not as the state remembers it
+    ├── PositionError      operator: the log no longer holds the position that the state has reached
+    ├── StateError         operator: a state row cannot be read
+    ├── ModelError         whoever exports models: one is refused; the formula ranks meanwhile
+    ├── FaustChangedError  developer: a private member that the transport overrides has changed
+    ├── CommitError        nobody: the commit's outcome is not known; memory is dropped and restored
+    │   └── FencedError    nobody: another worker owns the partition now
+    └── StalledError       supervisor: restart the worker
 
 Bad input is no error: it is a :class:`stream_app.event.Reject`, a value with a reason.
 """
+
+from typing import Literal
+
+ModelFault = Literal[
+    "missing",  # a file is not there or cannot be read
+    "corrupt",  # the manifest is not one, a hash differs, or the graph cannot be loaded
+    "mismatch",  # made for other features, sizes, shapes or another version than this program's
+    "not_finite",  # a score is NaN, infinite or out of all bounds
+    "wrong_scores",  # not the scores that the manifest has for its probes
+    "too_slow",  # a run takes longer than allowed
+]
 
 
 class StreamAppError(Exception):
@@ -34,6 +48,18 @@ class PositionError(StreamAppError):
 
 class StateError(StreamAppError):
     """A row of the state topic is corrupt or of an unknown version; the operator restores it."""
+
+
+class ModelError(StreamAppError):
+    """A ranking model is refused; whoever exports it acts. ``reason`` is one of a closed list.
+
+    >>> str(ModelError("corrupt", "items.txt has another hash")), ModelError("missing", "").reason
+    ('items.txt has another hash', 'missing')
+    """
+
+    def __init__(self, reason: ModelFault, sentence: str) -> None:
+        super().__init__(sentence)
+        self.reason: ModelFault = reason
 
 
 class FaustChangedError(StreamAppError):

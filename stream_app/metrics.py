@@ -46,6 +46,17 @@ PARTITIONS = Gauge("stream_app_partitions_assigned", "Partitions that this worke
 # of one partition, or of all of this process, and NaN while the cases cannot tell.
 ALL_PARTITIONS = "all"
 _JUDGED = ["target", "horizon", "partition"]
+ANSWERS = Counter(
+    "stream_app_answers_total",
+    "Recommendations, by the model that scored them and the level of fallback",
+    ["model", "fallback"],
+)
+MODEL_REFUSALS = Counter(
+    "stream_app_model_refusals_total", "Ranking models refused when loaded, by reason", ["reason"]
+)
+MODEL_INFO = Gauge(
+    "stream_app_model_info", "Always 1: the ranking model that is loaded", ["name", "version"]
+)
 PREDICTIONS = Counter(
     "stream_app_predictions_total",
     "Probabilities sent, by target and horizon",

@@ -22,7 +22,17 @@ from stream_app.stages.features import describe
 from stream_app.stages.rerank import rerank
 from stream_app.stages.score import score
 from stream_app.state import PartitionState
-from stream_app.steps import Answers, Batch, Joined, Judged, OutputRecord, Outside, RawRecord, Step
+from stream_app.steps import (
+    Answers,
+    Batch,
+    Joined,
+    Judged,
+    OutputRecord,
+    Outside,
+    RawRecord,
+    Scorer,
+    Step,
+)
 
 STAGES = (
     "decode",
@@ -42,7 +52,7 @@ class Context(msgspec.Struct, frozen=True):
     """What comes from outside the log; outputs name it. ``lap`` is called after each stage.
 
     ``shelves`` hold the same items as ``catalog``, or none: then nothing is proposed for its
-    content.
+    content. Without a ``ranker`` the formula ranks.
     """
 
     settings: StageSettings
@@ -51,6 +61,7 @@ class Context(msgspec.Struct, frozen=True):
     outside: Outside = Outside()
     lap: Callable[[str], object] = len
     shelves: Shelves = msgspec.field(default_factory=Shelves)
+    ranker: Scorer | None = None
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -89,7 +100,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("churn")
     requests = propose(state.tables, steps, views, settings, context.shelves)
     lap("candidates")
-    scored = score(requests)
+    scored = score(requests, context.ranker)
     lap("score")
     ranked = rerank(requests, scored, context.catalog, settings)
     lap("rerank")

@@ -224,6 +224,44 @@ class Request(Struct, frozen=True):
         return self.arrival.event.type == "recommend"
 
 
+SCORE_ABS_MAX = 1e6  # what a score may be at most, either way; no sound model comes near it
+
+
+class Scorer(Protocol):
+    """What scores the candidates of a request: a model that was trained elsewhere."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, as outputs and metrics give it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """The model's version, as outputs and metrics give it."""
+        ...
+
+    def scores(
+        self,
+        history: Sequence[int],
+        items: Sequence[int],
+        features: Sequence[Sequence[float]],
+    ) -> tuple[float, ...]:
+        """Return a score for each of ``items``, in their order; the higher the better.
+
+        It depends on the arguments alone, and raises nothing: what cannot be computed is NaN.
+
+        Parameters
+        ----------
+        history
+            Hashes of the user's last items, the oldest first; may be empty.
+        items
+            Hashes of the candidates.
+        features
+            A row of :data:`FEATURE_NAMES` for each candidate.
+        """
+        ...
+
+
 class Scored(Struct, frozen=True):
     """The scores of a request's candidates, in their order, and what made them."""
 

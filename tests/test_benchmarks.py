@@ -8,12 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import in_process, memory, report, stages
+from benchmarks import in_process, memory, ranker, report, stages
 from benchmarks.gauges import cpu_of, percentile
 from benchmarks.workload import purchases, to_logs, with_requests
 from stream_app.event import encode
 from stream_app.pipeline import STAGES
+from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import Admitted, Due
+from tests.models import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = 3_000
@@ -129,3 +131,10 @@ def test_cpu_of_a_process_counts_up() -> None:
 def test_percentile_of_one_value_is_the_value() -> None:
     """Any percentile of a single sample is that sample."""
     assert percentile([7.0], 50) == percentile([7.0], 99.9) == 7.0
+
+
+def test_cost_of_a_model_is_measured(tmp_path: Path) -> None:
+    """A model's cost is measured at 50 candidates and at a full pool, by the clock given."""
+    write_model(tmp_path)
+    costs = ranker.measure(tmp_path, 2, iter(range(1_000)).__next__)
+    assert [(cost.candidates, cost.cpu_us) for cost in costs] == [(50, 5e5), (POOL_SIZE, 5e5)]

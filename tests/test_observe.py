@@ -17,8 +17,8 @@ from stream_app.runtime.changelog import KeyValue
 from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Commit
 from stream_app.runtime.task import PartitionTask, Ports, World
-from stream_app.steps import Answers, Batch, Forecast, Joined, Judged
-from tests.conftest import MINUTE_MS, START_MS, Record, context, event, fresh
+from stream_app.steps import Answers, Batch, Forecast, Joined, Judged, Ranked, Scored
+from tests.conftest import MINUTE_MS, START_MS, Record, context, event, fresh, request
 
 PROGRAM = Settings(app="observed", partitions=1, replay=True, commit_interval_ms=0)
 KIND = Kind("purchase", 30 * MINUTE_MS)
@@ -103,6 +103,21 @@ def test_predictions_are_counted_by_target(observer: Observer) -> None:
     forecast = Forecast(0, "u", 0, KIND.horizon_ms, {"purchase": 0.5, "share": 0.1}, "m")
     commit(observer, outputs(forecasts=[forecast, forecast]))
     assert value("stream_app_predictions_total", **LABELS) - before == 2
+
+
+def test_answers_are_counted_by_model_and_fallback(observer: Observer) -> None:
+    """A recommendation counts for what scored it, and tells a fallback from a model's answer."""
+    labels = [
+        {"model": "tiny", "fallback": "none"},
+        {"model": "linear-formula", "fallback": "linear-formula"},
+    ]
+    before = [value("stream_app_answers_total", **each) for each in labels]
+    by_model = Scored((), "tiny", "7", None)
+    by_formula = Scored((), "linear-formula", "1", "linear-formula")
+    ranked = [Ranked(request(), each, (), "") for each in (by_model, by_formula, by_model)]
+    commit(observer, outputs(ranked=ranked))
+    after = [value("stream_app_answers_total", **each) for each in labels]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
 
 
 # --- a task whose commits fail now and then -------------------------------------------------------

@@ -27,6 +27,7 @@ from stream_app.errors import ConfigError, StreamAppError, TopicError
 from stream_app.pipeline import Outputs
 from stream_app.runtime.catalog import CatalogReader
 from stream_app.runtime.changelog import KafkaReader
+from stream_app.runtime.model import load_model
 from stream_app.runtime.sink import BatchSink, KafkaProducer, Sink, Target, TransactionalSink
 from stream_app.runtime.task import Ports, World
 from stream_app.runtime.topics import Topology, topology
@@ -164,6 +165,11 @@ class StreamApp(BatchApp):
         events = BatchTopic(self, topics=[source], maxsize=16)
         self.agent(events, name="dispatch")(self._dispatch)
 
+    async def load_model(self) -> None:
+        """Load the ranking model, if there is one; call it before anything is processed."""
+        partitions = self.described.partitions[self.settings.topic("events")]
+        self.world.ranker = await asyncio.to_thread(load_model, self.settings, partitions)
+
     async def _dispatch(self, stream: Any) -> None:
         """Hand each batch to the task that owns its partition."""
         try:
@@ -210,7 +216,10 @@ class StreamApp(BatchApp):
 
     @property
     def ready(self) -> bool:
-        """Whether the catalogue is read and every assigned partition is processed."""
+        """Whether the catalogue is read and every assigned partition is processed.
+
+        The model has been loaded, or refused, before the first is assigned.
+        """
         assigned = not self.rebalancing and self.rebalancing_count > 0
         return self.catalog.complete.is_set() and assigned and self.worker.ready
 
@@ -292,6 +301,7 @@ async def serve(
     beside = [_task(app, app.catalog.run())]
     main = asyncio.ensure_future(stopping.wait())
     try:
+        await _first(app, app.load_model(), main)
         await _first(app, app.catalog.complete.wait(), main)
         if not stopping.is_set():
             beside += [_task(app, app.watch()), _task(app, app.write_ticks())]

@@ -23,6 +23,7 @@ from stream_app.steps import SOURCES, Admitted, Batch, Due, Duplicate, Reject, T
 logger = logging.getLogger(__name__)
 
 UNKNOWN = "unknown"  # the place of an item that the recommendation is not known to have had
+NO_FALLBACK = "none"  # the model itself answered
 
 _OUTCOMES: dict[type, str] = {
     Admitted: "processed",
@@ -134,6 +135,9 @@ def _enter_answers(outputs: Outputs) -> None:
             metrics.PREDICTIONS.labels(kind.target, kind.horizon).inc(count)
     for alarm in answers.alarms:
         metrics.CHURN_ALERTS.labels(alarm.level).inc()
+    scored = Counter((each.scored.model, each.scored.fallback_level) for each in answers.ranked)
+    for (model, fallback), count in scored.items():
+        metrics.ANSWERS.labels(model, fallback or NO_FALLBACK).inc(count)
     if answers.ranked:
         ranks = chain.from_iterable(range(1, len(each.places) + 1) for each in answers.ranked)
         bits = chain.from_iterable(

@@ -26,7 +26,7 @@ from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Commit, Sink
 from stream_app.shelves import Shelves
 from stream_app.state import PartitionState
-from stream_app.steps import Outside, RawRecord
+from stream_app.steps import Outside, RawRecord, Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,14 @@ class Source(Protocol):
 
 
 class World(msgspec.Struct):
-    """What comes from outside the log: the catalogue, as far as it has been read."""
+    """What comes from outside the log: the catalogue, as far as it has been read, and the model.
+
+    ``version`` is the catalogue's; without a ``ranker`` the formula ranks.
+    """
 
     shelves: Shelves = msgspec.field(default_factory=Shelves)
     version: str = "0"
+    ranker: Scorer | None = None
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -318,4 +322,5 @@ class PartitionTask:
             Outside(world.version),
             lap=self._timer.lap,
             shelves=world.shelves,
+            ranker=world.ranker,
         )

@@ -1,4 +1,10 @@
-"""Stage 8: scores each candidate of a request; the last link of the fallback chain is a formula.
+"""Stage 8: scores each candidate of a request: by a model, and where it does not answer, a formula.
+
+The model is handed in; the stage knows no file and no runtime of models. Its answer to a request
+counts when every score is finite and within bounds; otherwise the formula answers that request, and
+the output says so. A user without consent has an empty history, and features of the item alone, so
+the model may answer there too. Each request is scored by itself, so what comes of it does not
+depend on those beside it.
 
 The formula is linear in the candidates' features, with weights set by hand. It needs no model, no
 history and no file, so it answers when nothing else can; its name stands in the output as the
@@ -8,7 +14,7 @@ request.
 
 from collections.abc import Sequence
 
-from stream_app.steps import FEATURE_NAMES, Request, Scored
+from stream_app.steps import FEATURE_NAMES, SCORE_ABS_MAX, Request, Scored, Scorer
 
 FORMULA_NAME = "linear-formula"
 FORMULA_VERSION = "1"
@@ -33,17 +39,20 @@ FORMULA_WEIGHTS = {
 _WEIGHTS = tuple(FORMULA_WEIGHTS[name] for name in FEATURE_NAMES)
 
 
-def score(requests: Sequence[Request]) -> list[Scored]:
-    """Return the scores of each request's candidates; the higher the better."""
-    return [
-        Scored(
-            _formula(request.features),
-            FORMULA_NAME,
-            FORMULA_VERSION,
-            FORMULA_NAME,
-        )
-        for request in requests
-    ]
+def score(requests: Sequence[Request], ranker: Scorer | None = None) -> list[Scored]:
+    """Return the scores of each request's candidates; the higher the better.
+
+    ``fallback_level`` is None where the model answered, else the formula's name.
+    """
+    return [_score(request, ranker) for request in requests]
+
+
+def _score(request: Request, ranker: Scorer | None) -> Scored:
+    if ranker is not None:
+        scores = ranker.scores(request.view.items, request.items, request.features)
+        if all(-SCORE_ABS_MAX <= each <= SCORE_ABS_MAX for each in scores):  # NaN is not
+            return Scored(scores, ranker.name, ranker.version, None)
+    return Scored(_formula(request.features), FORMULA_NAME, FORMULA_VERSION, FORMULA_NAME)
 
 
 def _formula(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ from stream_app.steps import (
     OutputRecord,
     Outside,
     RawRecord,
+    Scorer,
     Step,
 )
 
@@ -102,7 +103,13 @@ def _one_by_one(*, wanted: bool) -> Iterator[None]:
         timers.DUE_MAX = usual
 
 
-def tell(source: Source, settings: Settings, catalog: Catalog, slice_max: int = 1) -> Truth:
+def tell(
+    source: Source,
+    settings: Settings,
+    catalog: Catalog,
+    slice_max: int = 1,
+    ranker: Scorer | None = None,
+) -> Truth:
     """Return what one partition must give, cut into slices of at most ``slice_max`` records.
 
     With slices of one record, batches of timers are of one timer, too. Only then is it told apart
@@ -116,6 +123,7 @@ def tell(source: Source, settings: Settings, catalog: Catalog, slice_max: int = 
         catalog,
         outside,
         shelves=Shelves(catalog.values()),
+        ranker=ranker,
     )
     state.begin(source.first, settings.partitions, TOPIC_ID)
     truth = Truth({}, state, Counter(), {}, {})

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from stream_app.config import DAY_MS, Settings, StageSettings
 from stream_app.event import Item
+from stream_app.steps import Scorer
 
 # Faults of single requests, with the most likely weight of each: the chance a request has of it.
 REQUEST_FAULTS = {
@@ -48,6 +49,7 @@ class Plan(Struct, kw_only=True):
     weights: dict[str, float]
     static_names: bool
     catalog: dict[str, Item]
+    ranker: Scorer | None = None
 
 
 class Chance:

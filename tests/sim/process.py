@@ -63,7 +63,7 @@ class Process:
             reader=SimReader(self, site.broker, chunk=50),
             open_sink=self._open_sink,
             now_ms=lambda: site.broker.now_ms,
-            world=World(Shelves(site.plan.catalog.values()), CATALOG_VERSION),
+            world=World(Shelves(site.plan.catalog.values()), CATALOG_VERSION, site.plan.ranker),
             partitions=settings.partitions,
             topic_id=TOPIC_ID,
             on_outputs=site.reports.append,

@@ -220,6 +220,7 @@ class Simulation:
                 Source(partition, plan.first_offset, self.records(partition)),
                 plan.settings,
                 plan.catalog,
+                ranker=plan.ranker,
             )
             for partition in range(plan.settings.partitions)
         }

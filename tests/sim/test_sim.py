@@ -1,13 +1,21 @@
 """Many seeds, the ones that once failed, and mistakes that the simulator has to find."""
 
+import math
 import os
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
+from prometheus_client import Counter as PrometheusCounter
 
 from stream_app import metrics
 from stream_app.event import REJECT_REASONS
+from stream_app.ranker import Ranker
+from stream_app.stages.candidates import POOL_SIZE
+from tests.models import write_model
 from tests.sim.broken import BROKEN
 from tests.sim.plan import PROCESS_FAULTS, STALE, STEPS, draw
 from tests.sim.simulation import simulate
@@ -17,6 +25,8 @@ SEEDS_FOR_ALL = 150  # so many seeds together meet everything that can happen
 # Seeds within which a mistake must be found. The rarest, `trusting`, shows in one of 28, and which
 # ones these are changes with all that comes out: 150 miss it once in 200 times.
 SEARCH_MAX = 150
+
+MODEL_SEEDS = 12  # so many are run with a neural model as well
 
 # What must come about in more than this share of the seeds, so that a mistake in it is found soon.
 SHARES = {
@@ -66,6 +76,37 @@ def test_sim_regression(seed: int) -> None:
     assert not problems, REGRESSION_SEEDS[seed]
 
 
+class Moody:
+    """A model that gives no numbers for about one request in four, the same ones in every run."""
+
+    def __init__(self, ranker: Ranker) -> None:
+        self._ranker = ranker
+        self.name, self.version = ranker.name, ranker.version
+
+    def scores(
+        self, history: Sequence[int], items: Sequence[int], features: Sequence[Sequence[float]]
+    ) -> tuple[float, ...]:
+        """Return what the model gives, or NaN."""
+        if sum(history) % 4 == 1:
+            return (math.nan,) * len(items)
+        return self._ranker.scores(history, items, features)
+
+
+@pytest.mark.sim
+def test_sim_with_a_model(tmp_path: Path) -> None:
+    """A neural model, and the formula where it gives no numbers, change nothing of all that."""
+    write_model(tmp_path, item_ids=[f"item-{n}" for n in range(60)])
+    ranker = Ranker.load(tmp_path, clock=lambda: 0.0, milliseconds_max=1.0, pool_min=POOL_SIZE)
+    before = _answers()
+    for seed in range(MODEL_SEEDS):
+        result = simulate(
+            seed, change=lambda plan: msgspec.structs.replace(plan, ranker=Moody(ranker))
+        )
+        assert not result.problems, (seed, result.problems[0][:1_000])
+    answered = _answers() - before
+    assert answered["tiny none"] > answered["linear-formula linear-formula"] > MODEL_SEEDS
+
+
 @pytest.mark.sim
 def test_sim_same_seed() -> None:
     """A seed gives the same run, to the byte and to the moment."""
@@ -107,14 +148,20 @@ def _all_happenings() -> list[str]:
 
 def _happened() -> Counter[str]:
     """Return how often the program has counted each thing, by its labels."""
+    return _counted(
+        metrics.COMMITS, metrics.RECORDS, metrics.TIMERS, metrics.REJECTS, metrics.OUTPUTS
+    )
+
+
+def _answers() -> Counter[str]:
+    """Return how many recommendations were counted, by model and level of fallback."""
+    return _counted(metrics.ANSWERS)
+
+
+def _counted(*counters: PrometheusCounter) -> Counter[str]:
+    """Return what counters stand at, by their labels."""
     counts: Counter[str] = Counter()
-    for counter in (
-        metrics.COMMITS,
-        metrics.RECORDS,
-        metrics.TIMERS,
-        metrics.REJECTS,
-        metrics.OUTPUTS,
-    ):
+    for counter in counters:
         for family in counter.collect():
             for sample in family.samples:
                 if sample.name.endswith("_total"):
