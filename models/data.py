@@ -23,6 +23,7 @@ import numpy.typing as npt
 from stream_app.config import StageSettings, TopicSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import id_hash, partition_for
+from stream_app.manifest import FIRST_ITEM, PADDING, UNKNOWN
 from stream_app.pipeline import Context, next_batch, process
 from stream_app.shelves import Shelves
 from stream_app.sources.completejourney import CompleteJourney
@@ -31,7 +32,6 @@ from stream_app.stages.features import HISTORY_SIZE
 from stream_app.state import PartitionState
 from stream_app.steps import FEATURE_NAMES, Request
 
-PADDING, UNKNOWN, FIRST_TOKEN = 0, 1, 2  # tokens; item i of the vocabulary has FIRST_TOKEN + i
 # Whoever asks is answered, and nobody else.
 ASKED_ONLY = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
 BATCH_RECORDS = 128
@@ -278,13 +278,13 @@ class Vocabulary(msgspec.Struct, frozen=True):
         order = np.argsort(own)
         places = np.searchsorted(own[order], hashes).clip(max=max(len(own) - 1, 0))
         known = own[order][places] == hashes
-        found = np.where(known, order[places] + FIRST_TOKEN, UNKNOWN)
+        found = np.where(known, order[places] + FIRST_ITEM, UNKNOWN)
         return np.where(hashes == 0, PADDING, found).astype(np.int32)
 
     @property
     def size(self) -> int:
         """Number of tokens, those for padding and for unknown items included."""
-        return len(self.item_ids) + FIRST_TOKEN
+        return len(self.item_ids) + FIRST_ITEM
 
 
 def count_items(events: Iterable[Event]) -> Mapping[str, int]:

@@ -21,15 +21,13 @@ from models.data import Requests, Vocabulary
 from models.networks import Ranker
 from models.train import Examples, examples, predict
 from stream_app.event import rfc3339
+from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST
 from stream_app.stages.candidates import POOL_SIZE
-from stream_app.stages.features import HISTORY_SIZE
 from stream_app.steps import FEATURE_NAMES
 
-FORMAT = 1
 NAME = "sasrec-head"
 OPSET = 20
 PARITY_MAX = 1e-4  # greatest difference between a score by ONNX and by JAX
-GRAPH, ITEMS, MANIFEST = "ranker.onnx", "items.txt", "manifest.json"
 
 
 class DataSpan(msgspec.Struct, frozen=True):
@@ -91,7 +89,7 @@ def export(
         "version": f"{card.data.until[:10]}.{files[GRAPH][:8]}",
         "data": card.data,
         "partitions": sorted(card.partitions),
-        "history": HISTORY_SIZE,
+        "history": HISTORY,
         "pool": POOL_SIZE,
         "features": FEATURE_NAMES,
         "items": len(vocabulary.item_ids),
@@ -108,7 +106,7 @@ def export(
 def _write_graph(model: Ranker, path: Path) -> None:
     model.eval()
     shapes: list[Any] = [
-        jax.ShapeDtypeStruct((1, HISTORY_SIZE), jnp.int32),
+        jax.ShapeDtypeStruct((1, HISTORY), jnp.int32),
         jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
         jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
     ]

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import msgspec
 from flax import nnx
 
-PADDING = 0
+from stream_app.manifest import PADDING
+
 _TRAITS = 16  # numbers that the head sees of an item, whoever asks
 _FAR = -1e9  # what a score gets that attention must not look at
 

@@ -21,10 +21,10 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from models.data import FIRST_TOKEN, PADDING, UNKNOWN, Requests, Vocabulary
+from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
 from models.networks import Ranker, Shape
-from stream_app.stages.features import HISTORY_SIZE
+from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
 
 TARGETS_MAX = 24  # items of a basket that the full softmax is asked for; of more, a draw
 _FAR = -1e9
@@ -81,7 +81,7 @@ def examples(requests: Requests, vocabulary: Vocabulary, seed: int) -> Examples:
         zip(requests.starts[:-1].tolist(), requests.starts[1:].tolist(), strict=True)
     ):
         known = tokens[begin:end]
-        known = known[known >= FIRST_TOKEN]
+        known = known[known >= FIRST_ITEM]
         if len(known) > TARGETS_MAX:
             known = rng.permutation(known)[:TARGETS_MAX]
         targets[row, : len(known)] = known
@@ -99,7 +99,7 @@ def build(settings: TrainSettings, tokens: int, mean: jax.Array, scale: jax.Arra
     """Return a fresh network; the features are centred by ``mean`` and multiplied by ``scale``."""
     shape = Shape(
         tokens,
-        HISTORY_SIZE,
+        HISTORY,
         settings.width,
         settings.blocks,
         settings.heads,

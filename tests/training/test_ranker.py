@@ -1,0 +1,135 @@
+"""The network learns, is exported, and the stream's own loader gets the same scores from it."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import pytest
+
+from models import export as exporting
+from models.evaluate import gains
+from models.export import Card, DataSpan, ParityError, export
+from models.networks import Ranker
+from models.train import Epoch, TrainSettings, build, examples, load, predict, train
+from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
+from stream_app.ranker import Ranker as Served
+from stream_app.stages.candidates import POOL_SIZE
+from stream_app.steps import FEATURE_NAMES
+from tests.training.shop import VOCABULARY, requests
+
+SETTINGS = TrainSettings(
+    width=16, blocks=2, hidden=16, batch=64, learning_rate=1e-2, epochs_max=6, dropout=0.0
+)
+CARD = Card(DataSpan("test", "2017-01-01T00:00:00.000Z", "2017-02-01T00:00:00.000Z", 9), [4], {})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ranker, list[Epoch], Path]:
+    """A network that was trained on the small shop, and where its checkpoint lies."""
+    folder = tmp_path_factory.mktemp("model") / "checkpoint"
+    model, epochs = train(requests(1_500), requests(200, 1), VOCABULARY, SETTINGS, folder)
+    return model, epochs, folder
+
+
+def fresh(settings: TrainSettings = SETTINGS) -> Ranker:
+    """Return an untrained network."""
+    width = len(FEATURE_NAMES)
+    model = build(settings, VOCABULARY.size, jnp.zeros(width), jnp.ones(width))
+    model.eval()
+    return model
+
+
+def test_it_learns_what_only_the_history_tells(
+    trained: tuple[Ranker, list[Epoch], Path],
+) -> None:
+    """The losses fall, and on users never seen the item that comes next is found."""
+    model, epochs, _ = trained
+    assert epochs[-1].encoder_loss < epochs[0].encoder_loss
+    assert epochs[-1].head_loss < epochs[0].head_loss
+    judged = requests(200, 2)
+    scores = predict(model, examples(judged, VOCABULARY, seed=0))
+    found = gains(scores, judged.candidates, judged.bought, judged.basket_sizes)
+    before = gains(
+        predict(fresh(), examples(judged, VOCABULARY, seed=0)),
+        judged.candidates,
+        judged.bought,
+        judged.basket_sizes,
+    )
+    assert before[:, 0].mean() < 0.6
+    assert found[:, 0].mean() > 0.9
+
+
+def test_a_checkpoint_gives_the_same_scores(trained: tuple[Ranker, list[Epoch], Path]) -> None:
+    """A fresh network with the weights of the checkpoint is the trained one."""
+    model, _, folder = trained
+    given = examples(requests(50, 3), VOCABULARY, seed=0)
+    other = fresh()
+    assert not np.array_equal(predict(other, given), predict(model, given))
+    load(other, folder)
+    assert np.array_equal(predict(other, given), predict(model, given))
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    """Training is repeatable."""
+    short = msgspec.structs.replace(SETTINGS, epochs_max=1)
+    one, two = (train(requests(130), None, VOCABULARY, short, tmp_path / name)[0] for name in "ab")
+    given = examples(requests(20, 5), VOCABULARY, seed=0)
+    assert np.array_equal(predict(one, given), predict(two, given))
+
+
+def test_padding_and_what_lies_before_it_do_not_matter() -> None:
+    """A score depends on the history's items and the candidate's own row alone."""
+    model = fresh()
+    history = np.full((1, HISTORY), PADDING, np.int32)
+    history[0, -3:] = [4, 5, 6]
+    candidates = np.full((1, POOL_SIZE), PADDING, np.int32)
+    candidates[0, :2] = [7, UNKNOWN]
+    features = np.zeros((1, POOL_SIZE, len(FEATURE_NAMES)), np.float32)
+    before = np.asarray(model(jnp.asarray(history), jnp.asarray(candidates), jnp.asarray(features)))
+    candidates[0, 2:] = FIRST_ITEM
+    features[0, 2:] = 3.0
+    after = np.asarray(model(jnp.asarray(history), jnp.asarray(candidates), jnp.asarray(features)))
+    assert np.array_equal(before[0, :2], after[0, :2])
+    assert not np.array_equal(before[0, 2:], after[0, 2:])
+    model.encoder.items.embedding[...] = model.encoder.items.embedding[...].at[PADDING].add(9.0)
+    padded = np.asarray(model(jnp.asarray(history), jnp.asarray(candidates), jnp.asarray(features)))
+    assert np.array_equal(padded[0, :2], after[0, :2])
+
+
+def test_the_stream_loads_what_was_exported_and_scores_the_same(
+    trained: tuple[Ranker, list[Epoch], Path], tmp_path: Path
+) -> None:
+    """Parity within 1e-4; the loader accepts the folder, and its scores are the network's."""
+    model, _, _ = trained
+    sample = requests(40, 4)
+    difference = export(model, VOCABULARY, sample, CARD, tmp_path)
+    assert difference <= 1e-4
+    served = Served.load(
+        tmp_path, clock=iter(range(10_000)).__next__, milliseconds_max=1e6, pool_min=POOL_SIZE
+    )
+    assert served.manifest.features == FEATURE_NAMES
+    assert served.version.startswith("2017-02-01.")
+    wanted = predict(model, examples(sample, VOCABULARY, seed=0))
+    for row in range(len(sample)):
+        real = sample.candidates[row] != 0
+        past = sample.history[row]
+        scores = served.scores(
+            past[past != 0].tolist(),
+            sample.candidates[row][real].tolist(),
+            sample.features[row][real].tolist(),
+        )
+        assert np.abs(np.array(scores) - wanted[row][real]).max() <= 1e-4
+
+
+def test_a_graph_that_computes_something_else_is_not_exported(
+    trained: tuple[Ranker, list[Epoch], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ONNX and the network differ there is an error, and no manifest."""
+    model, _, _ = trained
+    monkeypatch.setattr(
+        exporting, "run", lambda *_: predict(fresh(), examples(requests(40, 4), VOCABULARY, seed=0))
+    )
+    with pytest.raises(ParityError, match="do not publish it"):
+        export(model, VOCABULARY, requests(40, 4), CARD, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
