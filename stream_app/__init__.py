@@ -23,6 +23,7 @@ The house, its rooms in the order that an event passes through them::
       emit.py            10 records with ids, causes and CloudEvents headers
     steps.py            what passes between the stages
     tables.py           the bounded tables that candidates come from
+    shelves.py          the live catalogue by category and price: what is alike, what is new
     learners.py         River's online learners, as rows
     schedule.py         the timers in the rows, and one heap over them
     judge.py            how right the predictions were that have come due

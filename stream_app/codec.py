@@ -19,7 +19,7 @@ if sys.byteorder != "little":  # pragma: no cover
     message = "stream_app keeps state in little-endian arrays and does not run on this machine"
     raise ImportError(message)
 
-ROW_VERSION = 2
+ROW_VERSION = 3
 _FRAME = Struct("<BBI")  # version, number of sections, CRC-32 of what follows
 _LENGTH = Struct("<H")  # of each section, all lengths before all sections
 SECTION_BYTES_MAX = 0xFFFF

@@ -89,6 +89,9 @@ class StageSettings(BaseModel):
         default={"watch": "reminder", "warning": "free-delivery", "critical": "discount"},
         description="what to offer, by an alert's level",
     )
+    context_field: str = Field(
+        "place", description="of an event's `context`: where the user is, for what is wanted there"
+    )
     seed: str = Field("stream-app", description="key of every draw")
 
     @field_validator("silence_days")

@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.config import StageSettings
 from stream_app.event import Catalog
+from stream_app.shelves import Shelves
 from stream_app.stages import timers
 from stream_app.stages.admit import admit, expire
 from stream_app.stages.behavior import foresee
@@ -50,7 +51,8 @@ STAGES = (
 class Context(msgspec.Struct, frozen=True):
     """What comes from outside the log; outputs name it. ``lap`` is called after each stage.
 
-    Without a ``ranker`` the formula ranks.
+    ``shelves`` hold the same items as ``catalog``, or none: then nothing is proposed for its
+    content. Without a ``ranker`` the formula ranks.
     """
 
     settings: StageSettings
@@ -58,6 +60,7 @@ class Context(msgspec.Struct, frozen=True):
     catalog: Catalog
     outside: Outside = Outside()
     lap: Callable[[str], object] = len
+    shelves: Shelves = msgspec.field(default_factory=Shelves)
     ranker: Scorer | None = None
 
 
@@ -95,7 +98,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("behavior")
     assessed = assess(state.watchlist, steps, views, settings)
     lap("churn")
-    requests = propose(state.tables, steps, views, settings)
+    requests = propose(state.tables, steps, views, settings, context.shelves)
     lap("candidates")
     scored = score(requests, context.ranker)
     lap("score")

@@ -5,6 +5,7 @@ row       key in the topic      sections, with their most bytes
 ========= ===================== =========================================================
 user      ``u`` + id            timers, admit, features, candidates, emit, behavior, churn
 item      ``i`` + 64-bit hash   timers, candidates
+context   ``c`` + 8-bit bucket  candidates
 learner   ``l`` + name          behavior-session, behavior-days, churn: each in a row of its own
 partition ``p``                ledger, candidates
 ========= ===================== =========================================================
@@ -83,6 +84,7 @@ LEARNER_LAYOUT = (
     SectionSpec(churn.LEARNER, churn.decode_learner, LEARNER_BYTES_MAX),
 )
 _LEARNERS = frozenset(spec.name.encode() for spec in LEARNER_LAYOUT)
+CONTEXT_LAYOUT = (SectionSpec("candidates", tables.HeavyHitters.decode, tables.HITTERS_BYTES_MAX),)
 PARTITION_LAYOUT = (
     SectionSpec("ledger", Ledger.decode, _LEDGER.size + 64),
     SectionSpec("candidates", tables.TopLists.decode, tables.TOP_BYTES_MAX),
@@ -95,12 +97,13 @@ class PartitionState:
     Parameters
     ----------
     live_max
-        At most so many rows of users, and of items, stay decoded between batches.
+        At most so many rows of users, of items and of contexts stay decoded between batches.
     """
 
     def __init__(self, live_max: int = 20_000) -> None:
         self._users: Rows[str] = Rows(USER_LAYOUT, live_max)
         self._items: Rows[int] = Rows(ITEM_LAYOUT, live_max)
+        self._contexts: Rows[int] = Rows(CONTEXT_LAYOUT, live_max)
         self._learners: Rows[str] = Rows(LEARNER_LAYOUT, live_max=8)
         self._partition: Rows[str] = Rows(PARTITION_LAYOUT, 1)
         self.admissions: Sections[str, admit.Admission] = Sections(self._users, 1)
@@ -113,6 +116,7 @@ class PartitionState:
         self.tables = candidates.Tables(
             Sections(self._users, 3),
             Sections(self._items, 1),
+            Sections(self._contexts, 0),
             Sections(self._partition, 1),
             PARTITION_KEY,
         )
@@ -147,6 +151,8 @@ class PartitionState:
             _put(self._users, user_id, value)
         elif kind == b"i" and len(rest) == _HASH_BYTES:
             _put(self._items, int.from_bytes(rest, "big"), value)
+        elif kind == b"c" and len(rest) == 1:
+            _put(self._contexts, rest[0], value)
         elif kind == b"l" and rest in _LEARNERS:
             _put(self._learners, rest.decode(), value)
         elif key == b"p":
@@ -167,9 +173,11 @@ class PartitionState:
         TopicError
             When the state was built from another topic or another number of partitions.
         StateError
-            When the partition's row, or that of a learner, cannot be read.
+            When the partition's row, or that of a context or learner, cannot be read.
         """
-        # Else a learner that cannot be read would stop the first prediction.
+        # Else a row that cannot be read would stop whoever is the first to need it.
+        for _ in self.tables.contexts.scan():
+            pass
         self.foresight.session.get(behavior.SESSION)
         self.foresight.days.get(behavior.DAYS)
         self.watchlist.learners.get(churn.LEARNER)
@@ -212,6 +220,7 @@ class PartitionState:
                 (b"i" + key.to_bytes(_HASH_BYTES, "big"), value)
                 for key, value in self._items.changes()
             ),
+            *((b"c%c" % key, value) for key, value in self._contexts.changes()),
             *((b"l" + key.encode(), value) for key, value in self._learners.changes()),
             *((b"p", value) for _, value in self._partition.changes()),
         ]
@@ -224,6 +233,7 @@ class PartitionState:
                 b"i" + key.to_bytes(_HASH_BYTES, "big"): value
                 for key, value in self._items.encoded.items()
             },
+            **{b"c%c" % key: value for key, value in self._contexts.encoded.items()},
             **{b"l" + key.encode(): value for key, value in self._learners.encoded.items()},
             **dict.fromkeys([b"p"] * len(self._partition), self._partition.encoded.get("p", b"")),
         }

@@ -133,7 +133,15 @@ class Batch(Struct, frozen=True):
     fire_until_ms: int | None = None
 
 
-SOURCES = {1: "repeat", 2: "co-visitation", 4: "trending", 8: "popular"}
+SOURCES = {
+    1: "repeat",
+    2: "co-visitation",
+    4: "trending",
+    8: "popular",
+    16: "content",
+    32: "new",
+    64: "here",
+}
 
 FEATURE_NAMES = (
     "log_count",  # log(1 + decayed number of the user's purchases of it)
@@ -147,6 +155,9 @@ FEATURE_NAMES = (
     "in_repeat",  # in the user's repeat table: 1, else 0
     "recency_days",  # since the user's last purchase of it; 0 without one
     "gap_days",  # the personal gap; 0 without one
+    "content",  # similarity to the most similar of the user's last items, 0 to 1
+    "is_new",  # came less than 14 days ago: 1, else 0
+    "log_here",  # log(1 + per mille of what is wanted in the event's context, 7-day half-life)
 )
 
 

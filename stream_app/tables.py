@@ -1,4 +1,4 @@
-"""The bounded tables that candidates come from: repeats of a user, facts of an item, top lists.
+"""The bounded tables that candidates come from: of users, items, contexts and the partition.
 
 Popularity is kept by forward decay (Cormode et al., "Forward Decay", ICDE 2009) as log2 of the sum
 of 2^(t / half-life): it needs no upkeep, and items compare without a common time, so a list of the
@@ -15,6 +15,8 @@ import msgspec
 REPEATS_SIZE = 50
 NEIGHBOURS_SIZE = 20
 TOP_SIZE = 100
+NEWEST_SIZE = 50
+HITTERS_SIZE = 20
 
 DAY_S = 86_400
 # Chosen on the baskets of completejourney before 2017-11-05: see docs/results/completejourney.md.
@@ -22,16 +24,21 @@ REPEAT_HALF_LIFE_S = 60 * DAY_S
 NEIGHBOUR_HALF_LIFE_S = 90 * DAY_S
 POPULAR_HALF_LIFE_S = 30 * DAY_S
 TRENDING_HALF_LIFE_S = 2 * DAY_S
+CONTEXT_HALF_LIFE_S = 7 * DAY_S
 TRIP_S = 3_600  # purchases of an item within one shopping trip count once
 GAP_WEIGHT = 0.3  # of the newest gap in a personal gap
 
-_ITEM = Struct("<ddIfBH")  # popular, trending, reference second, outgoing, neighbours, id's bytes
+# popular, trending, first and reference second, outgoing, number of neighbours, bytes of the id
+_ITEM = Struct("<ddIIfBH")
 ITEM_BYTES_MAX = _ITEM.size + 4 * 128 + NEIGHBOURS_SIZE * 12
 _REPEATS = Struct("<q")
 REPEATS_BYTES_MAX = _REPEATS.size + REPEATS_SIZE * 20
 _TOP = Struct("<ddHH")
 _TOP_ENTRY = Struct("<Qd")
-TOP_BYTES_MAX = _TOP.size + 2 * TOP_SIZE * _TOP_ENTRY.size
+_NEWEST_ENTRY = Struct("<QI")
+TOP_BYTES_MAX = _TOP.size + 2 * TOP_SIZE * _TOP_ENTRY.size + NEWEST_SIZE * _NEWEST_ENTRY.size
+_HITTERS = Struct("<d")
+HITTERS_BYTES_MAX = _HITTERS.size + HITTERS_SIZE * _TOP_ENTRY.size
 # Neighbour weights grow as 2^(t / half-life) from a row's reference second; single precision ends
 # at 2^127, so a row is rescaled long before.
 _RESCALE_HALF_LIVES = 32
@@ -115,14 +122,16 @@ class Repeats(msgspec.Struct):
 class ItemFacts(msgspec.Struct):
     """An item's id, how much it is wanted, and what users went on to from it.
 
-    ``popular`` and ``trending`` are log2 of forward-decayed counts. ``outgoing`` is the weight of
-    all transitions, ``weights`` that of each neighbour, in units of 2^((t - reference_s) /
-    half-life).
+    ``popular`` and ``trending`` are log2 of forward-decayed counts. ``first_s`` is the second of
+    the first event in the partition; an empty ``item_id`` says that there was none. ``outgoing`` is
+    the weight of all transitions, ``weights`` that of each neighbour, in units of
+    2^((t - reference_s) / half-life).
     """
 
     item_id: str
     popular: float
     trending: float
+    first_s: int
     reference_s: int
     outgoing: "array[float]"
     neighbours: "array[int]"
@@ -133,13 +142,14 @@ class ItemFacts(msgspec.Struct):
         """Return the section that ``data`` holds, a fresh one for no data."""
         if not data:
             empty = array("f", (0.0,)), array("Q"), array("f")
-            return cls("", -math.inf, -math.inf, 0, *empty)
-        popular, trending, reference_s, outgoing, n, length = _ITEM.unpack_from(data)
+            return cls("", -math.inf, -math.inf, 0, 0, *empty)
+        popular, trending, first_s, reference_s, outgoing, n, length = _ITEM.unpack_from(data)
         start = _ITEM.size + length
         return cls(
             data[_ITEM.size : start].decode(),
             popular,
             trending,
+            first_s,
             reference_s,
             array("f", (outgoing,)),
             array("Q", data[start : start + 8 * n]),
@@ -152,6 +162,7 @@ class ItemFacts(msgspec.Struct):
         header = _ITEM.pack(
             self.popular,
             self.trending,
+            self.first_s,
             self.reference_s,
             self.outgoing[0],
             len(self.neighbours),
@@ -187,25 +198,29 @@ class TopLists(msgspec.Struct):
     """The partition's 100 most wanted items, over a long and a short half-life, and the totals.
 
     Scores are log2 of forward-decayed counts, so the share of an item is 2^(score - total).
+    ``newest`` are the 50 items that came last, each with the second of its first event.
     """
 
     popular_total: float
     trending_total: float
     popular: dict[int, float]
     trending: dict[int, float]
+    newest: dict[int, int]
 
     @classmethod
     def decode(cls, data: bytes) -> "TopLists":
         """Return the section that ``data`` holds, a fresh one for no data."""
         if not data:
-            return cls(-math.inf, -math.inf, {}, {})
-        popular_total, trending_total, n, _ = _TOP.unpack_from(data)
-        middle = _TOP.size + n * _TOP_ENTRY.size
+            return cls(-math.inf, -math.inf, {}, {}, {})
+        popular_total, trending_total, populars, trendings = _TOP.unpack_from(data)
+        middle = _TOP.size + populars * _TOP_ENTRY.size
+        end = middle + trendings * _TOP_ENTRY.size
         return cls(
             popular_total,
             trending_total,
             dict(_TOP_ENTRY.iter_unpack(data[_TOP.size : middle])),
-            dict(_TOP_ENTRY.iter_unpack(data[middle:])),
+            dict(_TOP_ENTRY.iter_unpack(data[middle:end])),
+            dict(_NEWEST_ENTRY.iter_unpack(data[end:])),
         )
 
     def count(self, item: int, facts: ItemFacts, second: int, weight: float) -> None:
@@ -220,10 +235,20 @@ class TopLists(msgspec.Struct):
         self.trending_total = _log_add(self.trending_total, now)
         _rank(self.trending, item, facts.trending)
 
+    def enter(self, item: int, second: int) -> None:
+        """Enter an item that has come; of more than 50 the oldest leaves, ties by the hash."""
+        self.newest[item] = second
+        if len(self.newest) > NEWEST_SIZE:
+            del self.newest[min(zip(self.newest.values(), self.newest, strict=True))[1]]
+
     def remove(self, item: int) -> None:
         """Strike an item that is no more; the lists stay short until others rise."""
         self.popular.pop(item, None)
         self.trending.pop(item, None)
+        self.newest.pop(item, None)
+
+    def __contains__(self, item: int) -> bool:
+        return item in self.popular or item in self.trending or item in self.newest
 
     def encode(self) -> bytes:
         """Return the section as bytes, entries by hash."""
@@ -231,7 +256,48 @@ class TopLists(msgspec.Struct):
             self.popular_total, self.trending_total, len(self.popular), len(self.trending)
         )
         entries = [*sorted(self.popular.items()), *sorted(self.trending.items())]
-        return head + b"".join([_TOP_ENTRY.pack(*entry) for entry in entries])
+        newest = [_NEWEST_ENTRY.pack(*entry) for entry in sorted(self.newest.items())]
+        return head + b"".join([*(_TOP_ENTRY.pack(*entry) for entry in entries), *newest])
+
+
+class HeavyHitters(msgspec.Struct):
+    """The 20 most wanted items of a context, and the total, as log2 of forward-decayed counts.
+
+    The Space-Saving algorithm (Metwally et al., "Efficient Computation of Frequent and Top-k
+    Elements in Data Streams", ICDT 2005): an item that is not counted takes over the lowest count
+    and adds its own. So what is wanted more than one time in 20 is always here, and a count is too
+    high by at most the one taken over.
+    """
+
+    total: float
+    scores: dict[int, float]
+
+    @classmethod
+    def decode(cls, data: bytes) -> "HeavyHitters":
+        """Return the section that ``data`` holds, a fresh one for no data."""
+        if not data:
+            return cls(-math.inf, {})
+        (total,) = _HITTERS.unpack_from(data)
+        return cls(total, dict(_TOP_ENTRY.iter_unpack(data[_HITTERS.size :])))
+
+    def encode(self) -> bytes:
+        """Return the section as bytes, entries by hash."""
+        entries = [_TOP_ENTRY.pack(*entry) for entry in sorted(self.scores.items())]
+        return _HITTERS.pack(self.total) + b"".join(entries)
+
+    def count(self, item: int, second: int, weight: float) -> None:
+        """Count an event."""
+        now = second / CONTEXT_HALF_LIFE_S + math.log2(weight)
+        self.total = _log_add(self.total, now)
+        score = self.scores.get(item, -math.inf)
+        if score == -math.inf and len(self.scores) == HITTERS_SIZE:
+            score, lowest = min(zip(self.scores.values(), self.scores, strict=True))
+            del self.scores[lowest]
+        self.scores[item] = _log_add(score, now)
+
+    def shares(self) -> dict[int, float]:
+        """Return each item's share of all that is wanted in the context."""
+        return {item: 2.0 ** (score - self.total) for item, score in self.scores.items()}
 
 
 def _log_add(a: float, b: float) -> float:

@@ -30,11 +30,21 @@ from stream_app.stages.features import (
     Session,
     Spend,
 )
-from stream_app.state import ITEM_LAYOUT, LEARNER_LAYOUT, PARTITION_LAYOUT, USER_LAYOUT, Ledger
+from stream_app.state import (
+    CONTEXT_LAYOUT,
+    ITEM_LAYOUT,
+    LEARNER_LAYOUT,
+    PARTITION_LAYOUT,
+    USER_LAYOUT,
+    Ledger,
+)
 from stream_app.tables import (
+    HITTERS_SIZE,
     NEIGHBOURS_SIZE,
+    NEWEST_SIZE,
     REPEATS_SIZE,
     TOP_SIZE,
+    HeavyHitters,
     ItemFacts,
     Repeats,
     TopLists,
@@ -75,6 +85,7 @@ def item_facts(draw: st.DrawFn) -> ItemFacts:
         draw(ID),
         draw(DOUBLE),
         draw(DOUBLE),
+        draw(UINT32),
         draw(UINT32),
         draw(arrays("f", SINGLE, 1)),
         draw(arrays("Q", UINT64, n)),
@@ -145,6 +156,7 @@ WATCH = st.one_of(
     st.builds(churn.Watch, st.integers(1, 2**63 - 1), UINT8, UINT8, RISKS),
 )
 TOP = st.dictionaries(UINT64, DOUBLE, max_size=TOP_SIZE // 4)
+NEWEST = st.dictionaries(UINT64, UINT32, max_size=NEWEST_SIZE)
 RING = st.integers(0, RING_SIZE).flatmap(lambda n: arrays("Q", UINT64, n))
 SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("user", "timers"): st.builds(
@@ -164,6 +176,9 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("user", "churn"): WATCH,
     ("item", "timers"): st.builds(ItemTimers, INT64, INT64, DOUBLE),
     ("item", "candidates"): item_facts(),
+    ("context", "candidates"): st.builds(
+        HeavyHitters, DOUBLE, st.dictionaries(UINT64, DOUBLE, max_size=HITTERS_SIZE)
+    ),
     **{("learner", spec.name): learners(spec.decode) for spec in LEARNER_LAYOUT},
     ("partition", "ledger"): st.builds(
         Ledger,
@@ -177,11 +192,12 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
         UINT16,
         st.text("aZ09_-", max_size=22),
     ),
-    ("partition", "candidates"): st.builds(TopLists, DOUBLE, DOUBLE, TOP, TOP),
+    ("partition", "candidates"): st.builds(TopLists, DOUBLE, DOUBLE, TOP, TOP, NEWEST),
 }
 LAYOUTS = {
     "user": USER_LAYOUT,
     "item": ITEM_LAYOUT,
+    "context": CONTEXT_LAYOUT,
     "learner": LEARNER_LAYOUT,
     "partition": PARTITION_LAYOUT,
 }

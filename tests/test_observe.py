@@ -220,7 +220,7 @@ def test_a_batch_that_was_not_confirmed_is_not_judged(monkeypatch: pytest.Monkey
 
     async def main() -> Observer:
         observer = Observer(settings, lambda: 0)
-        ports = Ports(store, store, lambda _: store, lambda: 0, World({}), 1, "topic-id")
+        ports = Ports(store, store, lambda _: store, lambda: 0, World(), 1, "topic-id")
         task = store.task = PartitionTask(PARTITION, ports, settings, lambda: 0.0, observer)
         await task.open()
         running = asyncio.create_task(task.run())

@@ -9,6 +9,7 @@ from stream_app.codec import _FRAME, _LENGTH, split_row
 from stream_app.config import DAY_MS
 from stream_app.errors import StateError, TopicError
 from stream_app.state import (
+    CONTEXT_LAYOUT,
     ITEM_LAYOUT,
     LEARNER_BYTES_MAX,
     LEARNER_LAYOUT,
@@ -36,6 +37,7 @@ from tests.conftest import (
 LAYOUTS = {
     b"u": USER_LAYOUT,
     b"i": ITEM_LAYOUT,
+    b"c": CONTEXT_LAYOUT,
     b"l": LEARNER_LAYOUT,
     b"p": PARTITION_LAYOUT,
 }

@@ -146,7 +146,7 @@ class StreamApp(BatchApp):
         )
         self.settings = settings
         self.described = described
-        self.world = World({})
+        self.world = World()
         self.catalog = CatalogReader(settings, described, self.world)
         self.heartbeat = 0.0
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()

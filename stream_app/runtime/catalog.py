@@ -28,7 +28,7 @@ class CatalogReader:
     topology
         What the broker says of the topics.
     world
-        Whose ``catalog`` is filled; ``version`` is the sum of the offsets read, so equal topics
+        Whose ``shelves`` are filled; ``version`` is the sum of the offsets read, so equal topics
         give equal versions.
 
     Attributes
@@ -43,8 +43,6 @@ class CatalogReader:
         self._brokers = settings.brokers
         self._where = [TopicPartition(topic, p) for p in range(topology.partitions[topic])]
         self._world = world
-        self._items: dict[str, Item] = {}
-        world.catalog = self._items
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -71,7 +69,7 @@ class CatalogReader:
                     end is not None and position >= end
                     for position, end in zip(positions, ends, strict=True)
                 ):
-                    logger.info("catalogue: %d items", len(self._items))
+                    logger.info("catalogue: %d items", len(self._world.shelves.catalog))
                     self.complete.set()
         finally:
             await consumer.stop()
@@ -79,11 +77,11 @@ class CatalogReader:
     def take(self, key: bytes | None, value: bytes | None) -> None:
         """Enter one record; one that cannot be read is reported and passed over."""
         if not value:
-            self._items.pop((key or b"").decode(errors="replace"), None)
+            self._world.shelves.remove((key or b"").decode(errors="replace"))
             return
         try:
             item = _DECODER.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             logger.warning("catalogue: the record %r is not an item: %s", key, error)
         else:
-            self._items[item.item_id] = item
+            self._world.shelves.put(item)

@@ -20,11 +20,11 @@ import msgspec
 from stream_app import metrics
 from stream_app.config import Settings
 from stream_app.errors import CommitError, FencedError, PositionError
-from stream_app.event import Catalog
 from stream_app.pipeline import Context, Outputs, next_batch, process
 from stream_app.runtime.changelog import Reader, restore
 from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Commit, Sink
+from stream_app.shelves import Shelves
 from stream_app.state import PartitionState
 from stream_app.steps import Outside, RawRecord, Scorer
 
@@ -75,7 +75,7 @@ class World(msgspec.Struct):
     ``version`` is the catalogue's; without a ``ranker`` the formula ranks.
     """
 
-    catalog: Catalog
+    shelves: Shelves = msgspec.field(default_factory=Shelves)
     version: str = "0"
     ranker: Scorer | None = None
 
@@ -318,8 +318,9 @@ class PartitionTask:
         return Context(
             self._settings.stages_in_effect,
             self._ports.partitions,
-            world.catalog,
+            world.shelves.catalog,
             Outside(world.version),
             lap=self._timer.lap,
+            shelves=world.shelves,
             ranker=world.ranker,
         )

@@ -25,6 +25,7 @@ from stream_app.event import (
 from stream_app.hashing import event_hash, id_hash
 from stream_app.learners import MODEL_VERSION
 from stream_app.steps import (
+    FEATURE_NAMES,
     SOURCES,
     Admitted,
     Alarm,
@@ -47,6 +48,7 @@ _NOTE = Struct("<QIB")  # hash of the recommendation's id, seconds since the epo
 BYTES_MAX = NOTES_SIZE * (_NOTE.size + 9 * NOTE_ITEMS_MAX)
 DETAIL_CHARACTERS_MAX = 300
 _SCORE_DIGITS = 6
+_RECENCY, _GAP = FEATURE_NAMES.index("recency_days"), FEATURE_NAMES.index("gap_days")
 JOINED_EVENTS = frozenset(("impression", "click", "purchase"))
 
 
@@ -128,9 +130,9 @@ def emit(
 
 def explain(request: Request, place: int) -> list[str]:
     """Return why a candidate was proposed, in words, one reason for each source."""
-    recency_days, gap_days = request.features[place][-2:]
+    recency_days, gap_days = request.features[place][_RECENCY], request.features[place][_GAP]
     bits = request.sources[place]
-    repeat, neighbour, trending, popular = SOURCES
+    repeat, neighbour, trending, popular, content, new, here = SOURCES
     reasons = []
     if bits & repeat:
         usual = f", usually every {gap_days:.0f} days" if gap_days else ""
@@ -141,6 +143,12 @@ def explain(request: Request, place: int) -> list[str]:
         reasons.append("trending here")
     if bits & popular:
         reasons.append("popular here")
+    if bits & content:
+        reasons.append("like this user's last items")
+    if bits & new:
+        reasons.append("new")
+    if bits & here:
+        reasons.append("popular in this context")
     return reasons
 
 

@@ -32,6 +32,9 @@ FORMULA_WEIGHTS = {
     "in_repeat": -0.1,
     "recency_days": 0.0,
     "gap_days": 0.0,
+    "content": 1e-6,  # decides between items that nobody has wanted yet
+    "is_new": 0.0,
+    "log_here": 0.3,
 }
 _WEIGHTS = tuple(FORMULA_WEIGHTS[name] for name in FEATURE_NAMES)
 
@@ -55,7 +58,7 @@ def _score(request: Request, ranker: Scorer | None) -> Scored:
 def _formula(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Return the weighted sum of each row, added from left to right."""
     # Written out: a loop over the products takes twice as long.
-    w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10 = _WEIGHTS
+    w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13 = _WEIGHTS
     return tuple(
         [
             w0 * f0
@@ -69,6 +72,9 @@ def _formula(rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
             + w8 * f8
             + w9 * f9
             + w10 * f10
-            for f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10 in rows
+            + w11 * f11
+            + w12 * f12
+            + w13 * f13
+            for f0, f1, f2, f3, f4, f5, f6, f7, f8, f9, f10, f11, f12, f13 in rows
         ]
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from stream_app.codec import SectionSpec, split_row
 from stream_app.stages.admit import RING_SIZE, Admission
 from stream_app.state import (
+    CONTEXT_LAYOUT,
     ITEM_LAYOUT,
     LEARNER_LAYOUT,
     PARTITION_LAYOUT,
@@ -20,6 +21,7 @@ from tests.sim.oracle import Truth
 LAYOUTS: dict[bytes, Sequence[SectionSpec]] = {
     b"u": USER_LAYOUT,
     b"i": ITEM_LAYOUT,
+    b"c": CONTEXT_LAYOUT,
     b"l": LEARNER_LAYOUT,
     b"p": PARTITION_LAYOUT,
 }

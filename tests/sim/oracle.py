@@ -10,6 +10,7 @@ from stream_app import learners
 from stream_app.config import Settings
 from stream_app.event import Catalog
 from stream_app.pipeline import Context, Outputs, next_batch, process
+from stream_app.shelves import Shelves
 from stream_app.stages import timers
 from stream_app.state import PartitionState
 from stream_app.steps import (
@@ -117,7 +118,12 @@ def tell(
     state, records = PartitionState(), source.records
     outside = Outside(CATALOG_VERSION)
     context = Context(
-        settings.stages_in_effect, settings.partitions, catalog, outside, ranker=ranker
+        settings.stages_in_effect,
+        settings.partitions,
+        catalog,
+        outside,
+        shelves=Shelves(catalog.values()),
+        ranker=ranker,
     )
     state.begin(source.first, settings.partitions, TOPIC_ID)
     truth = Truth({}, state, Counter(), {}, {})

@@ -9,6 +9,7 @@ from stream_app.pipeline import Outputs
 from stream_app.runtime.sink import BatchSink, Produced, Producer, Sink, Target, TransactionalSink
 from stream_app.runtime.task import Ports, World
 from stream_app.runtime.worker import Worker
+from stream_app.shelves import Shelves
 from stream_app.stages.decode import TICK_VALUE
 from stream_app.steps import RawRecord
 from tests.sim.broker import Broker
@@ -62,7 +63,7 @@ class Process:
             reader=SimReader(self, site.broker, chunk=50),
             open_sink=self._open_sink,
             now_ms=lambda: site.broker.now_ms,
-            world=World(site.plan.catalog, CATALOG_VERSION, site.plan.ranker),
+            world=World(Shelves(site.plan.catalog.values()), CATALOG_VERSION, site.plan.ranker),
             partitions=settings.partitions,
             topic_id=TOPIC_ID,
             on_outputs=site.reports.append,

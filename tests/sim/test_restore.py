@@ -104,7 +104,7 @@ async def _open(rows: list[Row], first: int, records: int) -> int:
         reader=SimReader(host, broker, 10),
         open_sink=lambda _: TransactionalSink(SimProducer(host, broker, "id", state_topic), target),
         now_ms=lambda: 0,
-        world=World({}),
+        world=World(),
         partitions=SIM.partitions,
         topic_id=TOPIC_ID,
     )

@@ -1,7 +1,7 @@
 """Stage 7: what follows what, what is wanted, when to recommend, and what is proposed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.config import StageSettings
+from stream_app.event import Item
 from stream_app.hashing import id_hash
+from stream_app.shelves import Shelves
 from stream_app.stages.candidates import LOOKBACK, POOL_SIZE, WEIGHTS, Tables, propose
 from stream_app.stages.features import Profile, describe
 from stream_app.steps import FEATURE_NAMES, SOURCES, Due, Request, Step
@@ -20,6 +22,7 @@ from stream_app.tables import (
     TOP_BYTES_MAX,
     TOP_SIZE,
     TRENDING_HALF_LIFE_S,
+    HeavyHitters,
     ItemFacts,
     Repeats,
     TopLists,
@@ -33,12 +36,14 @@ DAY_MS = 1000 * DAY_S
 class Partition:
     """The tables of one partition, fed with steps and the views that stage 4 makes of them."""
 
-    def __init__(self, settings: StageSettings = SETTINGS) -> None:
+    def __init__(self, settings: StageSettings = SETTINGS, items: Iterable[Item] = ()) -> None:
         self.settings = settings
+        self.shelves = Shelves(items)
         self.users = sections("features", Profile.decode)
         self.tables = Tables(
             sections("repeats", Repeats.decode),
             sections("items", ItemFacts.decode),
+            sections("contexts", HeavyHitters.decode),
             sections("top", TopLists.decode),
             "p",
         )
@@ -46,7 +51,7 @@ class Partition:
     def feed(self, *steps: Step) -> list[Request]:
         """Return the requests that steps give rise to."""
         views = describe(self.users, steps, self.settings)
-        return propose(self.tables, steps, views, self.settings)
+        return propose(self.tables, steps, views, self.settings, self.shelves)
 
     def facts(self, item_id: str) -> ItemFacts:
         """Return what is known of an item."""

@@ -1,0 +1,14 @@
+"""Offline training: what learns from the log in minutes, and leaves a file that the stream serves.
+
+In the order of the work::
+
+    data.py       a shop's events -> requests with their candidates, through the program itself
+    networks.py   the ranker: a sequence encoder (SASRec) and a head that weighs it with features
+    baselines.py  the formula, a logistic regression, boosted trees: what the network must beat
+    train.py      gradient descent with early stopping, checkpoints and curves
+    evaluate.py   how good rankings of candidates are: recall, hit rate, NDCG, with intervals
+    export.py     the ONNX file, its manifest and probes; parity of both
+    __main__.py   python -m models data | train | evaluate | export
+
+Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
+"""

@@ -1,0 +1,157 @@
+"""``python -m models train | evaluate | export``: the demo's ranker, from nothing to a folder."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax.numpy as jnp
+import msgspec
+import typer
+from rich.console import Console
+
+from models import report
+from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
+from models.export import Card, ParityError, export, span
+from models.train import Epoch, TrainSettings, build, load, train
+from stream_app.clock import monotonic_seconds
+from stream_app.sources.completejourney import SOURCE, CompleteJourney
+from stream_app.steps import FEATURE_NAMES
+
+# In ms since the epoch, UTC. Before the first, the tables of the stream are still filling up; the
+# next four weeks say when to stop; what comes after TEST_MS is never trained on.
+ASK_FROM_MS = 1_488_326_400_000  # 2017-03-01
+VALIDATION_MS = 1_507_420_800_000  # 2017-10-08
+TEST_MS = 1_509_840_000_000  # 2017-11-05
+END_MS = 1_514_764_800_000  # 2018-01-01
+SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
+
+PARITY_REQUESTS = 500
+REQUESTS, TOKENS, CHECKPOINT, RUN = "requests.npz", "items.txt", "checkpoint", "run.json"
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console(stderr=True, width=100)
+
+Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
+BUILD = Path("build/model")
+SERVED = Path("stream_app/ops/demo_model")
+
+
+class Run(msgspec.Struct, frozen=True):
+    """What was trained on what, and how it went: with validation, then on all of it."""
+
+    partitions: int
+    events: int
+    settings: TrainSettings
+    epochs: list[Epoch]
+    refit: list[Epoch]
+    seconds: float
+
+
+@app.command("train")
+def train_(
+    folder: Folder = BUILD,
+    partitions: Annotated[int, typer.Option(min=1, help="of the topic to be served")] = 4,
+    households: Annotated[int | None, typer.Option(min=1, help="a part of the shop")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="at most")] = TrainSettings().epochs_max,
+) -> None:
+    """Make the data through the program, train with early stopping, then again on all weeks."""
+    began = monotonic_seconds()
+    folder.mkdir(parents=True, exist_ok=True)
+    shop = CompleteJourney()
+    chosen = None if households is None else frozenset(sorted(shop.households())[:households])
+    console.print("data: the shop's year through the program ...")
+    requests = completejourney(partitions, ASK_FROM_MS, END_MS, chosen)
+    requests.save(folder / REQUESTS)
+    known = [each for each in shop.events(chosen) if int(each.timestamp) < TEST_MS]  # type: ignore[arg-type]
+    words = vocabulary(count_items(known))
+    (folder / TOKENS).write_text("".join(f"{item}\n" for item in words.item_ids), "utf-8")
+    settings = TrainSettings(epochs_max=epochs)
+    console.print(f"training: {len(words.item_ids):,} items known by name ...")
+    past = requests.between(ASK_FROM_MS, VALIDATION_MS)
+    judged = requests.between(VALIDATION_MS, TEST_MS)
+    _, first = train(past, judged, words, settings, folder / CHECKPOINT)
+    best = max(range(len(first)), key=lambda place: _ndcg(first[place])) + 1
+    console.print(f"refit: {best} epochs on all weeks before the test ...")
+    whole = msgspec.structs.replace(settings, epochs_max=best)
+    everything = requests.between(ASK_FROM_MS, TEST_MS)
+    _, second = train(everything, None, words, whole, folder / CHECKPOINT)
+    seconds = round(monotonic_seconds() - began, 1)
+    run = Run(partitions, len(known), settings, first, second, seconds)
+    (folder / RUN).write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+    report.curves(first, folder / "curves.png")
+    print(
+        msgspec.json.encode(
+            {"seconds": seconds, "epochs": best, "validation": first[best - 1]}
+        ).decode()
+    )
+
+
+@app.command()
+def evaluate(
+    folder: Folder = BUILD,
+    *,
+    write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
+) -> None:
+    """Compare the ranker with the formula and fitted baselines on weeks that it never saw."""
+    requests, words, run = _read(folder)
+    model = build(run.settings, words.size, *_neutral())
+    load(model, folder / CHECKPOINT)
+    found = report.compare(
+        model, words, requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)
+    )
+    console.print(found.table())
+    figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}
+    (folder / "evaluation.json").write_bytes(msgspec.json.encode(figures))
+    if write:
+        report.write(found, figures, run.epochs)
+    print(msgspec.json.encode(figures).decode())
+    if found.of("ranker").recall_at_10 <= found.of("formula").recall_at_10:
+        console.print("the ranker is no better than the formula: do not export it")
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_(
+    folder: Folder = BUILD,
+    to: Annotated[Path, typer.Option(help="the folder that workers load")] = SERVED,
+) -> None:
+    """Write ONNX, items and manifest, and check that ONNX computes what the network does."""
+    requests, words, run = _read(folder)
+    model = build(run.settings, words.size, *_neutral())
+    load(model, folder / CHECKPOINT)
+    sample = requests.between(TEST_MS, END_MS)
+    sample = sample.between(TEST_MS, int(sample.time_ms[min(PARITY_REQUESTS, len(sample)) - 1]))
+    metrics = {}
+    if (folder / "evaluation.json").exists():
+        figures = msgspec.json.decode((folder / "evaluation.json").read_bytes())
+        metrics = {"recall_at_10": figures["ranker"]["recall_at_10"]}
+    data = span(SOURCE, SHOP_BEGINS_MS, TEST_MS, run.events)
+    try:
+        difference = export(model, words, sample, Card(data, [run.partitions], metrics), to)
+    except ParityError as error:
+        console.print(str(error))
+        raise typer.Exit(1) from None
+    size = sum(path.stat().st_size for path in to.iterdir())
+    print(msgspec.json.encode({"parity": difference, "bytes": size, "to": str(to)}).decode())
+
+
+def _read(folder: Path) -> tuple[Requests, Vocabulary, Run]:
+    if not (folder / RUN).exists():
+        console.print(f"{folder} holds no trained ranker: run `python -m models train` first")
+        raise typer.Exit(1)
+    words = Vocabulary((folder / TOKENS).read_text("utf-8").split("\n")[:-1])
+    run = msgspec.json.decode((folder / RUN).read_bytes(), type=Run)
+    return Requests.load(folder / REQUESTS), words, run
+
+
+def _neutral() -> tuple[jnp.ndarray, jnp.ndarray]:
+    """Return a scaling of the features that a checkpoint replaces by its own."""
+    return jnp.zeros(len(FEATURE_NAMES)), jnp.ones(len(FEATURE_NAMES))
+
+
+def _ndcg(epoch: Epoch) -> float:
+    return epoch.validation.ndcg_at_10 if epoch.validation is not None else -1.0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

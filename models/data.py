@@ -1,0 +1,302 @@
+"""A shop's events become requests with their candidates, through the program itself.
+
+The purchases stream through :func:`stream_app.pipeline.process`, partition by partition as they
+would in production; one millisecond before every basket a ``recommend`` event asks, and what stage
+7 hands to stage 8 is kept, beside what the basket then holds. So a feature is computed in one
+place only, and the network learns from exactly what it will be served.
+
+Shares and neighbours are counted within a partition, so a model fits the number of partitions that
+its data came from; the manifest names it.
+"""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream_app.config import StageSettings, TopicSettings
+from stream_app.event import Event, encode
+from stream_app.hashing import id_hash, partition_for
+from stream_app.pipeline import Context, next_batch, process
+from stream_app.shelves import Shelves
+from stream_app.sources.completejourney import CompleteJourney
+from stream_app.stages.candidates import POOL_SIZE
+from stream_app.stages.features import HISTORY_SIZE
+from stream_app.state import PartitionState
+from stream_app.steps import FEATURE_NAMES, Request
+
+PADDING, UNKNOWN, FIRST_TOKEN = 0, 1, 2  # tokens; item i of the vocabulary has FIRST_TOKEN + i
+# Whoever asks is answered, and nobody else.
+ASKED_ONLY = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
+BATCH_RECORDS = 128
+DAY_MS = 86_400_000
+
+Hashes = npt.NDArray[np.uint64]
+Floats = npt.NDArray[np.float32]
+
+
+class Basket(msgspec.Struct, frozen=True):
+    """What a user bought at once: distinct items, and the lines as they were sent."""
+
+    user: str
+    time_ms: int
+    lines: list[Event]
+
+
+class Requests(msgspec.Struct, frozen=True):
+    """Requests in time order, and what was bought then: n of them, places filled with zeros.
+
+    ``history`` (n, 50) holds hashes of item ids, the newest last; ``candidates`` (n, pool) too,
+    from the first place on; ``features`` (n, pool, names); ``bought`` (n, pool) says which of the
+    candidates are in the basket, whose distinct items are ``targets[starts[i]:starts[i + 1]]``.
+    """
+
+    user: npt.NDArray[np.int32]
+    time_ms: npt.NDArray[np.int64]
+    history: Hashes
+    candidates: Hashes
+    features: Floats
+    bought: npt.NDArray[np.bool_]
+    targets: Hashes
+    starts: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.time_ms)
+
+    @property
+    def basket_sizes(self) -> npt.NDArray[np.int64]:
+        """Distinct items of each basket; (n,)."""
+        return np.diff(self.starts)
+
+    def between(self, from_ms: int, until_ms: int) -> "Requests":
+        """Return the requests with ``from_ms`` <= time < ``until_ms``."""
+        low, high = np.searchsorted(self.time_ms, [from_ms, until_ms]).tolist()
+        starts = self.starts[low : high + 1]
+        return Requests(
+            self.user[low:high],
+            self.time_ms[low:high],
+            self.history[low:high],
+            self.candidates[low:high],
+            self.features[low:high],
+            self.bought[low:high],
+            self.targets[starts[0] : starts[-1]],
+            starts - starts[0],
+        )
+
+    def followed_by(self, later: "Requests") -> "Requests":
+        """Return these requests and later ones."""
+        columns = {
+            name: np.concatenate([getattr(self, name), getattr(later, name)])
+            for name in self.__struct_fields__
+        }
+        starts = np.concatenate([self.starts, later.starts[1:] + self.starts[-1]])
+        return Requests(**columns | {"starts": starts})
+
+    def save(self, path: Path) -> None:
+        """Write the arrays into one file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{name: getattr(self, name) for name in self.__struct_fields__})
+
+    @classmethod
+    def load(cls, path: Path) -> "Requests":
+        """Return what :meth:`save` wrote."""
+        with np.load(path) as arrays:
+            return cls(*(arrays[name] for name in cls.__struct_fields__))
+
+
+# --- from the shop to requests --------------------------------------------------------------------
+
+
+def baskets(events: Iterable[Event]) -> Iterator[Basket]:
+    """Yield the baskets of events that come in time order, lines of a basket together."""
+    for _, lines in groupby(events, attrgetter("order_id")):
+        bought = list(lines)
+        assert isinstance(bought[0].timestamp, int)
+        yield Basket(bought[0].user_id, bought[0].timestamp, bought)
+
+
+class LogRecord(msgspec.Struct, frozen=True):
+    """A record as it stands in the log of its partition; ``timestamp`` in ms since the epoch."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def questioned(
+    own: Iterable[Basket], ask_from_ms: int
+) -> Iterator[tuple[Event, int, Basket | None]]:
+    """Yield events and the times of their records; a question 1 ms before a basket comes with it.
+
+    Baskets before ``ask_from_ms`` are not asked for.
+    """
+    for basket in own:
+        if basket.time_ms >= ask_from_ms:
+            question = Event(
+                event_id=f"ask-{basket.lines[0].event_id}",
+                type="recommend",
+                user_id=basket.user,
+                timestamp=basket.time_ms - 1,
+            )
+            yield question, basket.time_ms - 1, basket
+        for line in basket.lines:
+            yield line, basket.time_ms, None
+
+
+def replay(
+    own: Iterable[Basket], partition: int, context: Context, ask_from_ms: int
+) -> Iterator[tuple[Request, Basket]]:
+    """Yield each request of one partition, and the basket that came 1 ms later."""
+    state = PartitionState()
+    state.begin(0, context.partitions, "replay")
+    waiting: list[LogRecord] = []
+    asked: dict[int, Basket] = {}
+
+    def run(least: int) -> Iterator[tuple[Request, Basket]]:
+        while len(waiting) >= least:
+            topic = TopicSettings().events
+            batch = next_batch(state, topic, partition, waiting, BATCH_RECORDS)
+            for ranked in process(state, batch, context).answers.ranked:
+                yield ranked.request, asked.pop(ranked.request.arrival.offset)
+            state.changes()
+            del waiting[: len(batch.records)]
+
+    for offset, (event, time_ms, basket) in enumerate(questioned(own, ask_from_ms)):
+        if basket is not None:
+            asked[offset] = basket
+        waiting.append(LogRecord(offset, time_ms, event.user_id.encode(), encode(event)))
+        yield from run(BATCH_RECORDS)
+    yield from run(1)
+
+
+def completejourney(
+    partitions: int, ask_from_ms: int, until_ms: int, households: frozenset[str] | None = None
+) -> Requests:
+    """Return the requests of the demo's shop, with a process for each of two halves of it."""
+    jobs = [(partitions, p, ask_from_ms, until_ms, households) for p in range(partitions)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        return merge(list(pool.map(_partition, *zip(*jobs, strict=True))))
+
+
+def _partition(
+    partitions: int,
+    partition: int,
+    ask_from_ms: int,
+    until_ms: int,
+    households: frozenset[str] | None,
+) -> Requests:
+    """Return the requests of one partition of the demo's shop."""
+    shop = CompleteJourney()
+    chosen = frozenset(
+        household
+        for household in (shop.households() if households is None else households)
+        if partition_for(household.encode(), partitions) == partition
+    )
+    own = (basket for basket in baskets(shop.events(chosen)) if basket.time_ms < until_ms)
+    shelves = Shelves(shop.items())
+    context = Context(ASKED_ONLY, partitions, shelves.catalog, shelves=shelves)
+    return collect(replay(own, partition, context, ask_from_ms))
+
+
+def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
+    """Return requests and baskets as arrays."""
+    user, time_ms, starts = [], [], [0]
+    history, candidates, features, bought, targets = [], [], [], [], []
+    for request, basket in pairs:
+        items = {id_hash(line.item_id or "") for line in basket.lines}
+        past = np.zeros(HISTORY_SIZE, np.uint64)
+        seen = request.view.items
+        past[HISTORY_SIZE - len(seen) :] = seen
+        pool = np.zeros(POOL_SIZE, np.uint64)
+        pool[: len(request.items)] = request.items
+        rows = np.zeros((POOL_SIZE, len(FEATURE_NAMES)), np.float32)
+        if request.items:
+            rows[: len(request.items)] = request.features
+        right = np.zeros(POOL_SIZE, np.bool_)
+        right[: len(request.items)] = [item in items for item in request.items]
+        user.append(int(basket.user))
+        time_ms.append(basket.time_ms)
+        history.append(past)
+        candidates.append(pool)
+        features.append(rows)
+        bought.append(right)
+        targets += sorted(items)
+        starts.append(len(targets))
+    return Requests(
+        np.array(user, np.int32),
+        np.array(time_ms, np.int64),
+        np.array(history, np.uint64).reshape(-1, HISTORY_SIZE),
+        np.array(candidates, np.uint64).reshape(-1, POOL_SIZE),
+        np.array(features, np.float32).reshape(-1, POOL_SIZE, len(FEATURE_NAMES)),
+        np.array(bought, np.bool_).reshape(-1, POOL_SIZE),
+        np.array(targets, np.uint64),
+        np.array(starts, np.int64),
+    )
+
+
+def merge(parts: Sequence[Requests]) -> Requests:
+    """Return the requests of several partitions in time order, ties by user."""
+    time_ms = np.concatenate([part.time_ms for part in parts])
+    user = np.concatenate([part.user for part in parts])
+    order = np.lexsort((user, time_ms))
+    sizes = np.concatenate([part.basket_sizes for part in parts])
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    targets = np.concatenate([part.targets for part in parts])
+    sorted_sizes = sizes[order]
+    return Requests(
+        user[order],
+        time_ms[order],
+        np.concatenate([part.history for part in parts])[order],
+        np.concatenate([part.candidates for part in parts])[order],
+        np.concatenate([part.features for part in parts])[order],
+        np.concatenate([part.bought for part in parts])[order],
+        np.concatenate([targets[begins[i] : begins[i + 1]] for i in order.tolist()]),
+        np.concatenate([[0], np.cumsum(sorted_sizes)]),
+    )
+
+
+# --- the vocabulary -------------------------------------------------------------------------------
+
+
+class Vocabulary(msgspec.Struct, frozen=True):
+    """The items that the network knows by name, most bought first; item i has token i + 2."""
+
+    item_ids: list[str]
+
+    def tokens(self, hashes: Hashes) -> npt.NDArray[np.int32]:
+        """Return the token of each hash: 0 for padding, 1 for an item outside the vocabulary."""
+        own = np.array([id_hash(item_id) for item_id in self.item_ids], np.uint64)
+        order = np.argsort(own)
+        places = np.searchsorted(own[order], hashes).clip(max=max(len(own) - 1, 0))
+        known = own[order][places] == hashes
+        found = np.where(known, order[places] + FIRST_TOKEN, UNKNOWN)
+        return np.where(hashes == 0, PADDING, found).astype(np.int32)
+
+    @property
+    def size(self) -> int:
+        """Number of tokens, those for padding and for unknown items included."""
+        return len(self.item_ids) + FIRST_TOKEN
+
+
+def count_items(events: Iterable[Event]) -> Mapping[str, int]:
+    """Return how many purchased lines each item has."""
+    counts: dict[str, int] = {}
+    for event in events:
+        if event.item_id is not None:
+            counts[event.item_id] = counts.get(event.item_id, 0) + 1
+    return counts
+
+
+def vocabulary(counts: Mapping[str, int], least: int = 10) -> Vocabulary:
+    """Return the items bought at least so often, the most bought first, ties by id."""
+    chosen = [item for item, count in counts.items() if count >= least]
+    return Vocabulary(sorted(chosen, key=lambda item: (-counts[item], item)))

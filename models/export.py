@@ -1,0 +1,167 @@
+"""What crosses over to the stream: a folder of three files, ONNX, item ids, manifest.
+
+The graph has one fixed shape, one request a run: with a batch of changing size the same request
+got other bits beside other neighbours. The manifest carries probes, requests with their scores, so
+that whoever loads the folder can tell that it computes what was trained.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from jax2onnx import to_onnx
+
+from models.data import Requests, Vocabulary
+from models.networks import Ranker
+from models.train import Examples, examples, predict
+from stream_app.event import rfc3339
+from stream_app.stages.candidates import POOL_SIZE
+from stream_app.stages.features import HISTORY_SIZE
+from stream_app.steps import FEATURE_NAMES
+
+FORMAT = 1
+NAME = "sasrec-head"
+OPSET = 20
+PARITY_MAX = 1e-4  # greatest difference between a score by ONNX and by JAX
+GRAPH, ITEMS, MANIFEST = "ranker.onnx", "items.txt", "manifest.json"
+
+
+class DataSpan(msgspec.Struct, frozen=True):
+    """What a model learned from: events of ``source`` from ``from`` up to ``until``, exclusive."""
+
+    source: str
+    begin: str = msgspec.field(name="from")
+    until: str = ""
+    events: int = 0
+
+
+class Card(msgspec.Struct, frozen=True):
+    """What the manifest says of a model: its data, the counts of partitions it fits, figures."""
+
+    data: DataSpan
+    partitions: list[int]
+    metrics: dict[str, float]
+
+
+class ParityError(Exception):
+    """The exported graph does not compute what the network does."""
+
+
+def span(source: str, from_ms: int, until_ms: int, events: int) -> DataSpan:
+    """Return a data span, given its ends in ms since the epoch."""
+    return DataSpan(source, rfc3339(from_ms), rfc3339(until_ms), events)
+
+
+def export(
+    model: Ranker,
+    vocabulary: Vocabulary,
+    sample: Requests,
+    card: Card,
+    folder: Path,
+) -> float:
+    """Write the folder; return the greatest difference between ONNX and JAX on the sample.
+
+    Raises
+    ------
+    ParityError
+        When that is more than 1e-4; the folder is then not to be used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_graph(model, folder / GRAPH)
+    (folder / ITEMS).write_text("".join(f"{item}\n" for item in vocabulary.item_ids), "utf-8")
+    given = examples(sample, vocabulary, seed=0)
+    wanted = predict(model, given)
+    difference = parity(folder / GRAPH, given, wanted)
+    if not difference <= PARITY_MAX:
+        raise ParityError(
+            f"scores of the exported graph differ by {difference:.2e} from the network's, more "
+            f"than {PARITY_MAX:.0e}: do not publish it; train again or report a defect"
+        )
+    names = (GRAPH, ITEMS)
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    manifest = {
+        "format": FORMAT,
+        "name": NAME,
+        "version": f"{card.data.until[:10]}.{files[GRAPH][:8]}",
+        "data": card.data,
+        "partitions": sorted(card.partitions),
+        "history": HISTORY_SIZE,
+        "pool": POOL_SIZE,
+        "features": FEATURE_NAMES,
+        "items": len(vocabulary.item_ids),
+        "opset": OPSET,
+        "metrics": card.metrics | {"parity": difference},
+        "files": files,
+        "probes": [_probe(given, wanted, place) for place in _probe_places(given)],
+    }
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (folder / MANIFEST).write_bytes(text + b"\n")
+    return difference
+
+
+def _write_graph(model: Ranker, path: Path) -> None:
+    model.eval()
+    shapes: list[Any] = [
+        jax.ShapeDtypeStruct((1, HISTORY_SIZE), jnp.int32),
+        jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
+        jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
+    ]
+    to_onnx(
+        model,
+        inputs=shapes,
+        input_names=["history", "candidates", "features"],
+        output_names=["scores"],
+        opset=OPSET,
+        return_mode="file",
+        output_path=str(path),
+    )
+
+
+def run(path: Path, given: Examples) -> npt.NDArray[np.float32]:
+    """Return the scores by onnxruntime, one request a run as the stream does it; (n, N)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
+    found = []
+    for place in range(len(given.history)):
+        one = slice(place, place + 1)
+        inputs = {
+            "history": given.history[one],
+            "candidates": given.candidates[one],
+            "features": given.features[one],
+        }
+        found.append(session.run(["scores"], inputs)[0][0])
+    return np.array(found)
+
+
+def parity(path: Path, given: Examples, wanted: npt.NDArray[np.float32]) -> float:
+    """Return the greatest absolute difference between the graph's scores and the wanted ones."""
+    real = given.candidates != 0
+    return float(np.abs(run(path, given) - wanted)[real].max())
+
+
+def _probe_places(given: Examples) -> list[int]:
+    """Return requests to serve as probes: of the fewest, of middling and of the most candidates."""
+    counts = (given.candidates != 0).sum(axis=1)
+    order = np.argsort(counts, kind="stable")
+    order = order[counts[order] > 0]
+    return sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])})
+
+
+def _probe(given: Examples, wanted: npt.NDArray[np.float32], place: int) -> dict[str, Any]:
+    """Return one request and its scores, those of its real candidates."""
+    candidates = given.candidates[place]
+    return {
+        "history": given.history[place].tolist(),
+        "candidates": candidates.tolist(),
+        "features": given.features[place].tolist(),
+        "scores": wanted[place][candidates != 0].tolist(),
+    }
