@@ -15,7 +15,7 @@ from stream_app.event import encode
 from stream_app.pipeline import STAGES
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import Admitted, Due
-from tests.models import write_model
+from tests.onnx_model import write_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENTS = 3_000

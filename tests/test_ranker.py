@@ -20,8 +20,8 @@ from stream_app.ranker import TIMED_RUNS, Ranker
 from stream_app.runtime.model import load_model
 from stream_app.stages.features import HISTORY_SIZE
 from stream_app.steps import FEATURE_NAMES
-from tests import models
-from tests.models import ITEMS, POOL, WIDTH, expected, flip_bit, graph, probe, write_model
+from tests import onnx_model as models
+from tests.onnx_model import ITEMS, POOL, WIDTH, expected, flip_bit, graph, probe, write_model
 
 HASHES = tuple(id_hash(item_id) for item_id in ITEMS)
 
@@ -73,14 +73,14 @@ def test_short_request_after_a_full_one_is_as_if_alone(folder: Path) -> None:
     """Nothing of a request is left in the buffers when the next one is shorter."""
     ranker, rows = load(folder), features(2)
     alone = ranker.scores((), HASHES[:2], rows)
-    full = ranker.scores(HASHES * 5, (HASHES * 7)[:POOL], features(POOL, 1))
+    full = ranker.scores(HASHES * 5, (HASHES * 9)[:POOL], features(POOL, 1))
     for buffer in ranker._feeds.values():
         assert buffer.all()
     assert ranker.scores((), HASHES[:2], rows) == alone
     assert not ranker._history.any()
     assert not ranker._candidates[2:].any()
     assert not ranker._features[2 * WIDTH :].any()
-    assert ranker.scores(HASHES * 5, (HASHES * 7)[:POOL], features(POOL, 1)) == full
+    assert ranker.scores(HASHES * 5, (HASHES * 9)[:POOL], features(POOL, 1)) == full
 
 
 def test_history_is_the_last_fifty(folder: Path) -> None:
@@ -100,7 +100,7 @@ def test_no_candidates_need_no_run(folder: Path) -> None:
 def test_two_loads_score_alike(folder: Path) -> None:
     """What is scored depends on the folder and the request alone, to the bit."""
     rows = features(POOL)
-    many = (HASHES * 7)[:POOL]
+    many = (HASHES * 9)[:POOL]
     assert load(folder).scores(HASHES, many, rows) == load(folder).scores(HASHES, many, rows)
 
 

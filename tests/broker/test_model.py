@@ -16,7 +16,7 @@ from stream_app.runtime import topics
 from stream_app.stages.score import FORMULA_NAME
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
-from tests.models import NAME, VERSION, flip_bit, write_model
+from tests.onnx_model import NAME, VERSION, flip_bit, write_model
 
 LOGICAL = ("recommendations", "predictions", "churn_alerts", "dead_letter")
 REFUSED = 'stream_app_model_refusals_total{reason="corrupt"} 1.0'

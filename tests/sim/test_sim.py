@@ -15,7 +15,7 @@ from stream_app import metrics
 from stream_app.event import REJECT_REASONS
 from stream_app.ranker import Ranker
 from stream_app.stages.candidates import POOL_SIZE
-from tests.models import write_model
+from tests.onnx_model import write_model
 from tests.sim.broken import BROKEN
 from tests.sim.plan import PROCESS_FAULTS, STALE, STEPS, draw
 from tests.sim.simulation import simulate

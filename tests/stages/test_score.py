@@ -15,7 +15,7 @@ from stream_app.stages.candidates import POOL_SIZE
 from stream_app.stages.score import FORMULA_NAME, FORMULA_VERSION, FORMULA_WEIGHTS, score
 from stream_app.steps import FEATURE_NAMES, SCORE_ABS_MAX, Batch, Request, UserView
 from tests.conftest import TOPIC, batch, context, fresh, record, request, run
-from tests.models import NAME, VERSION, write_model
+from tests.onnx_model import NAME, VERSION, write_model
 
 
 def test_formula_weighs_every_feature() -> None:
