@@ -19,7 +19,14 @@ from stream_app.steps import FEATURE_NAMES
 from tests.training.shop import VOCABULARY, requests
 
 SETTINGS = TrainSettings(
-    width=16, blocks=2, hidden=16, batch=64, learning_rate=1e-2, epochs_max=6, dropout=0.0
+    width=16,
+    blocks=2,
+    hidden=16,
+    batch=64,
+    learning_rate=1e-2,
+    epochs_max=6,
+    dropout=0.0,
+    encoder_weight=1.0,
 )
 CARD = Card(DataSpan("test", "2017-01-01T00:00:00.000Z", "2017-02-01T00:00:00.000Z", 9), [4], {})
 
