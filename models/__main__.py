@@ -68,7 +68,7 @@ def train_(
     settings = TrainSettings(epochs_max=epochs)
     console.print(f"training: {len(words.item_ids):,} items known by name ...")
     past = requests.between(ASK_FROM_MS, VALIDATION_MS)
-    judged = requests.between(VALIDATION_MS, TEST_MS)
+    judged = requests.between(VALIDATION_MS, TEST_MS).before_baskets()
     _, first = train(past, judged, words, settings, folder / CHECKPOINT)
     best = max(range(len(first)), key=lambda place: _ndcg(first[place])) + 1
     console.print(f"refit: {best} epochs on all weeks before the test ...")
@@ -97,7 +97,10 @@ def evaluate(
     model = build(run.settings, words.size, *_neutral())
     load(model, folder / CHECKPOINT)
     found = report.compare(
-        model, words, requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)
+        model,
+        words,
+        requests.between(VALIDATION_MS, TEST_MS).before_baskets(),
+        requests.between(TEST_MS, END_MS).before_baskets(),
     )
     console.print(found.table())
     figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}

@@ -1,9 +1,10 @@
 """A shop's events become requests with their candidates, through the program itself.
 
 The purchases stream through :func:`stream_app.pipeline.process`, partition by partition as they
-would in production; one millisecond before every basket a ``recommend`` event asks, and what stage
-7 hands to stage 8 is kept, beside what the basket then holds. So a feature is computed in one
-place only, and the network learns from exactly what it will be served.
+would in production. One millisecond before every basket a ``recommend`` event asks; and the first
+purchase of a basket prompts a recommendation, as it does by default. What stage 7 hands to stage 8
+is kept, beside what the basket then holds, or still holds. So a feature is computed in one place
+only, and the network learns from exactly what it will be served.
 
 Shares and neighbours are counted within a partition, so a model fits the number of partitions that
 its data came from; the manifest names it.
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from stream_app.config import StageSettings, TopicSettings
 from stream_app.event import Event, encode
-from stream_app.hashing import id_hash, partition_for
+from stream_app.hashing import id_hash, partition_for, unit_hash
 from stream_app.manifest import FIRST_ITEM, PADDING, UNKNOWN
 from stream_app.pipeline import Context, next_batch, process
 from stream_app.shelves import Shelves
@@ -32,8 +33,9 @@ from stream_app.stages.features import HISTORY_SIZE
 from stream_app.state import PartitionState
 from stream_app.steps import FEATURE_NAMES, Request
 
-# Whoever asks is answered, and nobody else.
-ASKED_ONLY = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
+# As in a replay, so a recommendation for whoever asks, and after the first purchase of a basket.
+SERVED = StageSettings(timer_jitter_minutes=0)
+PROMPTED_SHARE = 1 / 3  # of the prompted requests, drawn by the user and the time: time is short
 BATCH_RECORDS = 128
 DAY_MS = 86_400_000
 
@@ -52,13 +54,15 @@ class Basket(msgspec.Struct, frozen=True):
 class Requests(msgspec.Struct, frozen=True):
     """Requests in time order, and what was bought then: n of them, places filled with zeros.
 
-    ``history`` (n, 50) holds hashes of item ids, the newest last; ``candidates`` (n, pool) too,
+    ``asked`` (n,) tells requests before a basket from those after its first purchase; for these the
+    basket is what was not bought yet. ``history`` (n, 50) holds hashes of item ids, the newest last; ``candidates`` (n, pool) too,
     from the first place on; ``features`` (n, pool, names); ``bought`` (n, pool) says which of the
     candidates are in the basket, whose distinct items are ``targets[starts[i]:starts[i + 1]]``.
     """
 
     user: npt.NDArray[np.int32]
     time_ms: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.bool_]
     history: Hashes
     candidates: Hashes
     features: Floats
@@ -76,17 +80,23 @@ class Requests(msgspec.Struct, frozen=True):
 
     def between(self, from_ms: int, until_ms: int) -> "Requests":
         """Return the requests with ``from_ms`` <= time < ``until_ms``."""
-        low, high = np.searchsorted(self.time_ms, [from_ms, until_ms]).tolist()
-        starts = self.starts[low : high + 1]
+        return self.take(
+            np.arange(*np.searchsorted(self.time_ms, [from_ms, until_ms]).tolist())
+        )
+
+    def before_baskets(self) -> "Requests":
+        """Return the requests that were asked before a basket."""
+        return self.take(np.flatnonzero(self.asked))
+
+    def take(self, places: npt.NDArray[np.intp]) -> "Requests":
+        """Return the requests at these places, in their order."""
+        begins, ends = self.starts[places].tolist(), self.starts[places + 1].tolist()
+        parts = [self.targets[begin:end] for begin, end in zip(begins, ends, strict=True)]
+        columns = {name: getattr(self, name)[places] for name in self.__struct_fields__[:-2]}
         return Requests(
-            self.user[low:high],
-            self.time_ms[low:high],
-            self.history[low:high],
-            self.candidates[low:high],
-            self.features[low:high],
-            self.bought[low:high],
-            self.targets[starts[0] : starts[-1]],
-            starts - starts[0],
+            **columns,
+            targets=np.concatenate([*parts, self.targets[:0]]),
+            starts=np.concatenate([[0], np.cumsum(self.basket_sizes[places])]),
         )
 
     def followed_by(self, later: "Requests") -> "Requests":
@@ -154,27 +164,41 @@ def questioned(
 def replay(
     own: Iterable[Basket], partition: int, context: Context, ask_from_ms: int
 ) -> Iterator[tuple[Request, Basket]]:
-    """Yield each request of one partition, and the basket that came 1 ms later."""
+    """Yield each request of one partition, and the basket that it was made for.
+
+    Of those that a purchase prompts, a drawn share, and none whose basket holds nothing more.
+    """
     state = PartitionState()
     state.begin(0, context.partitions, "replay")
     waiting: list[LogRecord] = []
-    asked: dict[int, Basket] = {}
+    meant: dict[int, Basket] = {}
 
     def run(least: int) -> Iterator[tuple[Request, Basket]]:
         while len(waiting) >= least:
             topic = TopicSettings().events
             batch = next_batch(state, topic, partition, waiting, BATCH_RECORDS)
             for ranked in process(state, batch, context).answers.ranked:
-                yield ranked.request, asked.pop(ranked.request.arrival.offset)
+                basket = meant.get(ranked.request.arrival.offset)
+                if basket is not None:
+                    yield ranked.request, basket
             state.changes()
             del waiting[: len(batch.records)]
 
     for offset, (event, time_ms, basket) in enumerate(questioned(own, ask_from_ms)):
         if basket is not None:
-            asked[offset] = basket
+            meant[offset] = basket
+            if _is_drawn(basket):
+                meant[offset + 1] = basket
         waiting.append(LogRecord(offset, time_ms, event.user_id.encode(), encode(event)))
         yield from run(BATCH_RECORDS)
     yield from run(1)
+
+
+def _is_drawn(basket: Basket) -> bool:
+    """Tell whether the request that a basket's first purchase prompts is kept."""
+    holds_more = any(line.item_id != basket.lines[0].item_id for line in basket.lines)
+    drawn = unit_hash("prompted", f"{basket.user}-{basket.time_ms}") < PROMPTED_SHARE
+    return holds_more and drawn
 
 
 def completejourney(
@@ -203,16 +227,18 @@ def _partition(
     )
     own = (basket for basket in baskets(shop.events(chosen)) if basket.time_ms < until_ms)
     shelves = Shelves(shop.items())
-    context = Context(ASKED_ONLY, partitions, shelves.catalog, shelves=shelves)
+    context = Context(SERVED, partitions, shelves.catalog, shelves=shelves)
     return collect(replay(own, partition, context, ask_from_ms))
 
 
 def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
     """Return requests and baskets as arrays."""
-    user, time_ms, starts = [], [], [0]
+    user, time_ms, asked, starts = [], [], [], [0]
     history, candidates, features, bought, targets = [], [], [], [], []
     for request, basket in pairs:
         items = {id_hash(line.item_id or "") for line in basket.lines}
+        if not request.asked:
+            items -= {id_hash(basket.lines[0].item_id or "")}
         past = np.zeros(HISTORY_SIZE, np.uint64)
         seen = request.view.items
         past[HISTORY_SIZE - len(seen) :] = seen
@@ -224,7 +250,8 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
         right = np.zeros(POOL_SIZE, np.bool_)
         right[: len(request.items)] = [item in items for item in request.items]
         user.append(int(basket.user))
-        time_ms.append(basket.time_ms)
+        time_ms.append(request.arrival.time_ms)
+        asked.append(request.asked)
         history.append(past)
         candidates.append(pool)
         features.append(rows)
@@ -234,6 +261,7 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
     return Requests(
         np.array(user, np.int32),
         np.array(time_ms, np.int64),
+        np.array(asked, np.bool_),
         np.array(history, np.uint64).reshape(-1, HISTORY_SIZE),
         np.array(candidates, np.uint64).reshape(-1, POOL_SIZE),
         np.array(features, np.float32).reshape(-1, POOL_SIZE, len(FEATURE_NAMES)),
@@ -245,23 +273,10 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
 
 def merge(parts: Sequence[Requests]) -> Requests:
     """Return the requests of several partitions in time order, ties by user."""
-    time_ms = np.concatenate([part.time_ms for part in parts])
-    user = np.concatenate([part.user for part in parts])
-    order = np.lexsort((user, time_ms))
-    sizes = np.concatenate([part.basket_sizes for part in parts])
-    begins = np.concatenate([[0], np.cumsum(sizes)])
-    targets = np.concatenate([part.targets for part in parts])
-    sorted_sizes = sizes[order]
-    return Requests(
-        user[order],
-        time_ms[order],
-        np.concatenate([part.history for part in parts])[order],
-        np.concatenate([part.candidates for part in parts])[order],
-        np.concatenate([part.features for part in parts])[order],
-        np.concatenate([part.bought for part in parts])[order],
-        np.concatenate([targets[begins[i] : begins[i + 1]] for i in order.tolist()]),
-        np.concatenate([[0], np.cumsum(sorted_sizes)]),
-    )
+    first, *others = parts
+    for part in others:
+        first = first.followed_by(part)
+    return first.take(np.lexsort((~first.asked, first.user, first.time_ms)))
 
 
 # --- the vocabulary -------------------------------------------------------------------------------

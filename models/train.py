@@ -28,6 +28,7 @@ from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
 
 TARGETS_MAX = 24  # items of a basket that the full softmax is asked for; of more, a draw
 _FAR = -1e9
+_LEAST_DEVIATION = 1e-3  # of a feature that is used
 _EVALUATED = 512  # requests at a time, where nothing is learned
 
 
@@ -198,7 +199,7 @@ def train(
     """
     given = examples(training, vocabulary, settings.seed)
     rows = training.features[training.candidates != 0]
-    mean, scale = rows.mean(axis=0), 1.0 / (rows.std(axis=0) + 1e-6)
+    mean, scale = rows.mean(axis=0), _scale(rows)
     model = build(settings, vocabulary.size, jnp.asarray(mean), jnp.asarray(scale))
     useful = np.flatnonzero(given.bought.any(axis=1) | (given.targets != PADDING).any(axis=1))
     total = max(len(useful) // settings.batch, 1) * settings.epochs_max
@@ -237,6 +238,16 @@ def train(
     model.eval()
     save(model, folder)
     return model, epochs
+
+
+def _scale(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return what each feature is multiplied by: 1 / its deviation, 0 where it hardly varies.
+
+    Nothing is known of a feature that was the same all the time, so it must not count when served.
+    """
+    deviation = rows.std(axis=0)
+    varies = deviation > _LEAST_DEVIATION
+    return np.where(varies, 1.0 / np.maximum(deviation, _LEAST_DEVIATION), 0.0).astype(np.float32)
 
 
 def _batches(

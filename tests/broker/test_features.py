@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import Sent, produce
-from models.data import ASKED_ONLY, Basket, baskets, collect, questioned, replay
+from models.data import SERVED, Basket, baskets, collect, questioned, replay
 from stream_app.config import Settings, load
 from stream_app.event import encode
 from stream_app.hashing import partition_for
@@ -39,26 +39,32 @@ def test_features_served_are_those_trained_on(kafka: KafkaServer) -> None:
         replay=True,
         metrics_port=0,
         live_rows_max=20,  # rows come and go between memory and bytes
-        stages=ASKED_ONLY,
+        stages=SERVED,
     )
     topics.create(settings)
     target = ProduceSettings(brokers=kafka.bootstrap, topic=settings.topic("catalog"))
     send(shop.item_records(), target)
     served = asyncio.run(_serve(settings, own))
     shelves = Shelves(shop.items())
-    context = Context(ASKED_ONLY, PARTITIONS, shelves.catalog, shelves=shelves)
-    trained: dict[tuple[str, int], tuple[Request, Basket]] = {}
+    context = Context(SERVED, PARTITIONS, shelves.catalog, shelves=shelves)
+    trained: dict[tuple[str, int, bool], tuple[Request, Basket]] = {}
     for partition in range(PARTITIONS):
         mine = [b for b in own if partition_for(b.user.encode(), PARTITIONS) == partition]
         for request, basket in replay(mine, partition, context, ASK_FROM_MS):
-            trained[basket.user, basket.time_ms] = request, basket
-    pairs = [(each.arrival.event.user_id, each.arrival.time_ms + 1) for each in served]
-    assert len(pairs) == len(set(pairs)) == len(trained) >= REQUESTS
-    wanted = collect([trained[pair] for pair in pairs])
-    found = collect([(each, trained[pair][1]) for each, pair in zip(served, pairs, strict=True)])
+            trained[_name(request)] = request, basket
+    both = [each for each in served if _name(each) in trained]
+    asked = sum(each.asked for each in both)
+    assert asked == sum(request.asked for request, _ in trained.values()) >= REQUESTS
+    assert len(both) - asked >= REQUESTS // 10
+    wanted = collect(trained[_name(each)] for each in both)
+    found = collect((each, trained[_name(each)][1]) for each in both)
     assert wanted.features.any()
     for name in ("history", "candidates", "features"):
         assert np.array_equal(getattr(found, name), getattr(wanted, name)), name
+
+
+def _name(request: Request) -> tuple[str, int, bool]:
+    return request.arrival.event.user_id, request.arrival.time_ms, request.asked
 
 
 async def _serve(settings: Settings, own: Sequence[Basket]) -> list[Request]:
@@ -74,7 +80,7 @@ async def _serve(settings: Settings, own: Sequence[Basket]) -> list[Request]:
 
     def note(outputs: Outputs) -> None:
         found.extend(ranked.request for ranked in outputs.answers.ranked)
-        if len(found) >= asked:
+        if sum(each.asked for each in found) >= asked:
             stop.set()
 
     await serve(settings, on_outputs=note, stop=stop)

@@ -37,6 +37,7 @@ def requests(count: int, seed: int = 0, steps: int = 1) -> Requests:
     return Requests(
         np.arange(count, dtype=np.int32) % 7,
         np.arange(count, dtype=np.int64) * 1_000,
+        np.ones(count, np.bool_),
         history,
         candidates,
         features,

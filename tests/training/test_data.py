@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from models import data
 from models.data import (
-    ASKED_ONLY,
+    SERVED,
     Requests,
     Vocabulary,
     baskets,
@@ -64,8 +66,8 @@ def test_questions_come_before_their_baskets_from_a_time_on() -> None:
 
 def test_a_request_knows_the_past_and_not_its_basket() -> None:
     """What is collected: the history before the basket, its candidates, and which were bought."""
-    pairs = list(replay(baskets(EVENTS), 0, Context(ASKED_ONLY, 1, {}), MONDAY_MS + 1))
-    found = collect(pairs)
+    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1, {}), MONDAY_MS + 1))
+    found = collect(pairs).before_baskets()
     assert len(found) == 2
     milk, bread, eggs = map(id_hash, ("milk", "bread", "eggs"))
     last = found.history[1]
@@ -79,6 +81,18 @@ def test_a_request_knows_the_past_and_not_its_basket() -> None:
     row = dict(zip(FEATURE_NAMES, found.features[1, pool.index(milk)].tolist(), strict=True))
     assert row["in_repeat"] == 1.0
     assert abs(row["recency_days"] - 30 / 24) < 1e-3
+
+
+def test_a_first_purchase_prompts_a_request_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows what was just bought, and what is left is what is wanted; one line leaves nothing."""
+    monkeypatch.setattr(data, "PROMPTED_SHARE", 1.0)
+    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1, {}), MONDAY_MS + 1))
+    assert [request.asked for request, _ in pairs] == [True, True, False]
+    found = collect(pairs)
+    milk, eggs = map(id_hash, ("milk", "eggs"))
+    assert found.history[2, -1] == milk
+    assert found.targets[found.starts[2] :].tolist() == [eggs]
+    assert not found.bought[2, found.candidates[2].tolist().index(milk)]
 
 
 def test_requests_survive_the_disk_and_being_cut_and_joined(tmp_path: Path) -> None:
