@@ -8,14 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.tables import (
+    CONTEXT_HALF_LIFE_S,
     DAY_S,
+    HITTERS_BYTES_MAX,
+    HITTERS_SIZE,
     ITEM_BYTES_MAX,
     NEIGHBOUR_HALF_LIFE_S,
     NEIGHBOURS_SIZE,
+    NEWEST_SIZE,
     REPEAT_HALF_LIFE_S,
     REPEATS_BYTES_MAX,
     REPEATS_SIZE,
+    TOP_BYTES_MAX,
     TOP_SIZE,
+    HeavyHitters,
     ItemFacts,
     Repeats,
     TopLists,
@@ -162,3 +168,60 @@ def test_top_lists_without_an_item() -> None:
     top.remove(1)
     top.remove(99)
     assert top.popular.keys() == top.trending.keys() == {0, 2}
+
+
+# --- what is wanted in a context ----------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2 * DAY_S)), max_size=300),
+    st.sampled_from([0.1, 1.0]),
+)
+def test_heavy_hitters_keep_what_is_wanted_most(
+    events: Sequence[tuple[int, int]], weight: float
+) -> None:
+    """What is wanted more than one time in 20 is there, counted too high by a twentieth at most."""
+    hitters = HeavyHitters.decode(b"")
+    second, exact = START_S, dict[int, float]()
+    for number, gap_s in events:
+        item = number * number // 60  # some are wanted far more often
+        second += gap_s
+        hitters.count(item, second, weight)
+        unit = weight * 2.0 ** ((second - START_S) / CONTEXT_HALF_LIFE_S)
+        exact[item] = exact.get(item, 0.0) + unit
+        assert len(hitters.scores) <= HITTERS_SIZE
+        assert len(hitters.encode()) <= HITTERS_BYTES_MAX
+    total = sum(exact.values())
+    shares = hitters.shares()
+    assert sum(shares.values()) == pytest.approx(1.0 if events else 0.0)
+    for item, count in exact.items():
+        if count > total / HITTERS_SIZE * (1 + 1e-9):
+            assert item in shares
+    for item, share in shares.items():
+        assert -1e-9 <= share - exact[item] / total <= 1 / HITTERS_SIZE + 1e-9
+    assert HeavyHitters.decode(hitters.encode() if events else b"") == hitters
+
+
+def test_heavy_hitters_of_equal_counts() -> None:
+    """Of equal counts that of the lowest hash is taken over, in whatever order they came."""
+    for order in (range(HITTERS_SIZE), reversed(range(HITTERS_SIZE))):
+        hitters = HeavyHitters.decode(b"")
+        for item in order:
+            hitters.count(item, START_S, 1.0)
+        hitters.count(99, START_S, 1.0)
+        assert hitters.scores.keys() == {*range(1, HITTERS_SIZE), 99}
+        assert hitters.shares()[99] == pytest.approx(2 / (HITTERS_SIZE + 1))
+
+
+def test_newest_ties_go_by_hash() -> None:
+    """Of the items that came in one second the highest hashes stay; an older one does not enter."""
+    top = TopLists.decode(b"")
+    for item in reversed(range(NEWEST_SIZE + 5)):
+        top.enter(item, START_S)
+    top.enter(10_000, START_S - 1)
+    assert top.newest == dict.fromkeys(range(5, NEWEST_SIZE + 5), START_S)
+    assert len(top.encode()) <= TOP_BYTES_MAX
+    assert TopLists.decode(top.encode()) == top
+    top.remove(7)
+    assert 7 not in top
+    assert 8 in top
