@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.tables import (
+    CONTEXT_BYTES_MAX,
     CONTEXT_HALF_LIFE_S,
+    CONTEXT_SIZE,
     DAY_S,
-    HITTERS_BYTES_MAX,
-    HITTERS_SIZE,
     ITEM_BYTES_MAX,
     NEIGHBOUR_HALF_LIFE_S,
     NEIGHBOURS_SIZE,
@@ -21,7 +21,7 @@ from stream_app.tables import (
     REPEATS_SIZE,
     TOP_BYTES_MAX,
     TOP_SIZE,
-    HeavyHitters,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -174,43 +174,48 @@ def test_top_lists_without_an_item() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2 * DAY_S)), max_size=300),
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2 * DAY_S)), min_size=1, max_size=300),
     st.sampled_from([0.1, 1.0]),
 )
-def test_heavy_hitters_keep_what_is_wanted_most(
+def test_context_top_keeps_what_is_wanted_most(
     events: Sequence[tuple[int, int]], weight: float
 ) -> None:
-    """What is wanted more than one time in 20 is there, counted too high by a twentieth at most."""
-    hitters = HeavyHitters.decode(b"")
-    second, exact = START_S, dict[int, float]()
+    """Counts are of all events since an item came in last; the lowest leaves for one that is not.
+
+    Shares are of all that was ever counted, and never too high.
+    """
+    top = ContextTop.decode(b"")
+    second, everything = START_S, 0.0
+    since, ever = dict[int, float](), dict[int, float]()
     for number, gap_s in events:
         item = number * number // 60  # some are wanted far more often
         second += gap_s
-        hitters.count(item, second, weight)
         unit = weight * 2.0 ** ((second - START_S) / CONTEXT_HALF_LIFE_S)
-        exact[item] = exact.get(item, 0.0) + unit
-        assert len(hitters.scores) <= HITTERS_SIZE
-        assert len(hitters.encode()) <= HITTERS_BYTES_MAX
-    total = sum(exact.values())
-    shares = hitters.shares()
-    assert sum(shares.values()) == pytest.approx(1.0 if events else 0.0)
-    for item, count in exact.items():
-        if count > total / HITTERS_SIZE * (1 + 1e-9):
-            assert item in shares
-    for item, share in shares.items():
-        assert -1e-9 <= share - exact[item] / total <= 1 / HITTERS_SIZE + 1e-9
-    assert HeavyHitters.decode(hitters.encode() if events else b"") == hitters
+        everything += unit
+        ever[item] = ever.get(item, 0.0) + unit
+        if item not in since and len(since) == CONTEXT_SIZE:
+            scores = {other: top.scores[other] for other in since}
+            del since[min(since, key=lambda other: (scores[other], other))]
+        since[item] = since.get(item, 0.0) + unit
+        top.count(item, second, weight)
+        assert top.scores.keys() == since.keys()
+        assert len(top.scores) <= CONTEXT_SIZE
+    shares = top.shares()
+    assert shares == pytest.approx({item: count / everything for item, count in since.items()})
+    assert all(share <= ever[item] / everything + 1e-9 for item, share in shares.items())
+    assert len(top.encode()) <= CONTEXT_BYTES_MAX
+    assert ContextTop.decode(top.encode()) == top
 
 
-def test_heavy_hitters_of_equal_counts() -> None:
-    """Of equal counts that of the lowest hash is taken over, in whatever order they came."""
-    for order in (range(HITTERS_SIZE), reversed(range(HITTERS_SIZE))):
-        hitters = HeavyHitters.decode(b"")
+def test_context_top_of_equal_counts() -> None:
+    """Of equal counts that of the lowest hash leaves, in whatever order they came."""
+    for order in (range(CONTEXT_SIZE), reversed(range(CONTEXT_SIZE))):
+        top = ContextTop.decode(b"")
         for item in order:
-            hitters.count(item, START_S, 1.0)
-        hitters.count(99, START_S, 1.0)
-        assert hitters.scores.keys() == {*range(1, HITTERS_SIZE), 99}
-        assert hitters.shares()[99] == pytest.approx(2 / (HITTERS_SIZE + 1))
+            top.count(item, START_S, 1.0)
+        top.count(99, START_S, 1.0)
+        assert top.scores.keys() == {*range(1, CONTEXT_SIZE), 99}
+        assert top.shares()[99] == pytest.approx(1 / (CONTEXT_SIZE + 1))
 
 
 def test_newest_ties_go_by_hash() -> None:

@@ -28,15 +28,15 @@ from stream_app.stages.candidates import (
 from stream_app.stages.features import Profile, describe
 from stream_app.steps import FEATURE_NAMES, SOURCES, Due, Request, Step
 from stream_app.tables import (
+    CONTEXT_SIZE,
     DAY_S,
-    HITTERS_SIZE,
     NEWEST_SIZE,
     POPULAR_HALF_LIFE_S,
     REPEATS_SIZE,
     TOP_BYTES_MAX,
     TOP_SIZE,
     TRENDING_HALF_LIFE_S,
-    HeavyHitters,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -57,7 +57,7 @@ class Partition:
         self.tables = Tables(
             sections("repeats", Repeats.decode),
             sections("items", ItemFacts.decode),
-            sections("contexts", HeavyHitters.decode),
+            sections("contexts", ContextTop.decode),
             sections("top", TopLists.decode),
             "p",
         )
@@ -529,9 +529,9 @@ def test_contexts_are_bounded() -> None:
     for n in range(2_000):
         over: dict[str, Any] = {"category": f"c-{n}", "context": {"place": n}}
         partition.feed(bought(f"i-{n}", n / 1_000, **over))
-    for bucket, hitters in partition.tables.contexts.scan():
+    for bucket, wanted in partition.tables.contexts.scan():
         buckets.add(bucket)
-        assert len(hitters.scores) <= HITTERS_SIZE
+        assert len(wanted.scores) <= CONTEXT_SIZE
     assert buckets <= set(range(CONTEXT_BUCKETS))
     assert len(buckets) > CONTEXT_BUCKETS * 0.9
 
