@@ -115,7 +115,9 @@ def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[Out
 # --- through a broker and a worker ----------------------------------------------------------------
 
 
-def through_broker(records: Iterable[Record], partitions: int, report: Report) -> Emitted:
+def through_broker(
+    records: Iterable[Record], partitions: int, catalog: Iterable[Record], report: Report
+) -> Emitted:
     """Send records to an embedded broker that a worker reads from; return what it emits.
 
     Parameters
@@ -124,6 +126,8 @@ def through_broker(records: Iterable[Record], partitions: int, report: Report) -
         In the order of the log; all are sent before the first answer is read.
     partitions
         Of every topic.
+    catalog
+        The items, which are sent before the worker starts.
     report
         Called now and then with "acknowledged" or "processed" records, by now.
 
@@ -140,6 +144,7 @@ def through_broker(records: Iterable[Record], partitions: int, report: Report) -
             environment = _environment(folder, broker.address, partitions)
             command = [sys.executable, "-m", "stream_app", "topics", "create"]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+            produce(catalog, ProduceSettings(brokers=broker.address, topic=TOPICS.catalog))
             with DemoWorker(broker.address, folder, environment) as worker:
                 target = ProduceSettings(brokers=broker.address, topic=TOPICS.events)
                 sent = produce(records, target, lambda count: report("acknowledged", count)).sent

@@ -216,6 +216,7 @@ def stream(options: Options) -> Emitted:
         return through_broker(
             records,
             options.partitions,
+            shop.item_records(),
             lambda name, count: bar.update(tasks[name], completed=count),
         )
 

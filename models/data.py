@@ -55,9 +55,10 @@ class Requests(msgspec.Struct, frozen=True):
     """Requests in time order, and what was bought then: n of them, places filled with zeros.
 
     ``asked`` (n,) tells requests before a basket from those after its first purchase; for these the
-    basket is what was not bought yet. ``history`` (n, 50) holds hashes of item ids, the newest last; ``candidates`` (n, pool) too,
-    from the first place on; ``features`` (n, pool, names); ``bought`` (n, pool) says which of the
-    candidates are in the basket, whose distinct items are ``targets[starts[i]:starts[i + 1]]``.
+    basket is what was not bought yet. ``history`` (n, 50) holds hashes of item ids, the newest
+    last; ``candidates`` (n, pool) too, from the first place on; ``features`` (n, pool, names);
+    ``bought`` (n, pool) says which of the candidates are in the basket, whose distinct items are
+    ``targets[starts[i]:starts[i + 1]]``.
     """
 
     user: npt.NDArray[np.int32]
@@ -80,9 +81,7 @@ class Requests(msgspec.Struct, frozen=True):
 
     def between(self, from_ms: int, until_ms: int) -> "Requests":
         """Return the requests with ``from_ms`` <= time < ``until_ms``."""
-        return self.take(
-            np.arange(*np.searchsorted(self.time_ms, [from_ms, until_ms]).tolist())
-        )
+        return self.take(np.arange(*np.searchsorted(self.time_ms, [from_ms, until_ms]).tolist()))
 
     def before_baskets(self) -> "Requests":
         """Return the requests that were asked before a basket."""

@@ -84,7 +84,7 @@ LEARNER_LAYOUT = (
     SectionSpec(churn.LEARNER, churn.decode_learner, LEARNER_BYTES_MAX),
 )
 _LEARNERS = frozenset(spec.name.encode() for spec in LEARNER_LAYOUT)
-CONTEXT_LAYOUT = (SectionSpec("candidates", tables.HeavyHitters.decode, tables.HITTERS_BYTES_MAX),)
+CONTEXT_LAYOUT = (SectionSpec("candidates", tables.ContextTop.decode, tables.CONTEXT_BYTES_MAX),)
 PARTITION_LAYOUT = (
     SectionSpec("ledger", Ledger.decode, _LEDGER.size + 64),
     SectionSpec("candidates", tables.TopLists.decode, tables.TOP_BYTES_MAX),

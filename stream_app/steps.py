@@ -157,7 +157,7 @@ FEATURE_NAMES = (
     "gap_days",  # the personal gap; 0 without one
     "content",  # similarity to the most similar of the user's last items, 0 to 1
     "is_new",  # came less than 14 days ago: 1, else 0
-    "log_here",  # log(1 + per mille of what is wanted in the event's context, 7-day half-life)
+    "log_here",  # log(1 + per mille of what is wanted in the event's context, 30-day half-life)
 )
 
 

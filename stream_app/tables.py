@@ -16,7 +16,7 @@ REPEATS_SIZE = 50
 NEIGHBOURS_SIZE = 20
 TOP_SIZE = 100
 NEWEST_SIZE = 50
-HITTERS_SIZE = 20
+CONTEXT_SIZE = 20
 
 DAY_S = 86_400
 # Chosen on the baskets of completejourney before 2017-11-05: see docs/results/completejourney.md.
@@ -24,7 +24,7 @@ REPEAT_HALF_LIFE_S = 60 * DAY_S
 NEIGHBOUR_HALF_LIFE_S = 90 * DAY_S
 POPULAR_HALF_LIFE_S = 30 * DAY_S
 TRENDING_HALF_LIFE_S = 2 * DAY_S
-CONTEXT_HALF_LIFE_S = 7 * DAY_S
+CONTEXT_HALF_LIFE_S = 30 * DAY_S
 TRIP_S = 3_600  # purchases of an item within one shopping trip count once
 GAP_WEIGHT = 0.3  # of the newest gap in a personal gap
 
@@ -37,8 +37,8 @@ _TOP = Struct("<ddHH")
 _TOP_ENTRY = Struct("<Qd")
 _NEWEST_ENTRY = Struct("<QI")
 TOP_BYTES_MAX = _TOP.size + 2 * TOP_SIZE * _TOP_ENTRY.size + NEWEST_SIZE * _NEWEST_ENTRY.size
-_HITTERS = Struct("<d")
-HITTERS_BYTES_MAX = _HITTERS.size + HITTERS_SIZE * _TOP_ENTRY.size
+_CONTEXT = Struct("<d")
+CONTEXT_BYTES_MAX = _CONTEXT.size + CONTEXT_SIZE * _TOP_ENTRY.size
 # Neighbour weights grow as 2^(t / half-life) from a row's reference second; single precision ends
 # at 2^127, so a row is rescaled long before.
 _RESCALE_HALF_LIVES = 32
@@ -260,43 +260,44 @@ class TopLists(msgspec.Struct):
         return head + b"".join([*(_TOP_ENTRY.pack(*entry) for entry in entries), *newest])
 
 
-class HeavyHitters(msgspec.Struct):
+class ContextTop(msgspec.Struct):
     """The 20 most wanted items of a context, and the total, as log2 of forward-decayed counts.
 
-    The Space-Saving algorithm (Metwally et al., "Efficient Computation of Frequent and Top-k
-    Elements in Data Streams", ICDT 2005): an item that is not counted takes over the lowest count
-    and adds its own. So what is wanted more than one time in 20 is always here, and a count is too
-    high by at most the one taken over.
+    An item that is not counted takes the place of the lowest and starts anew, so a count may be too
+    low, never too high. To take over the lowest count (Space-Saving) was measured and is worse: see
+    docs/decisions/0012-contexts-are-hashed-buckets.md.
     """
 
     total: float
     scores: dict[int, float]
 
     @classmethod
-    def decode(cls, data: bytes) -> "HeavyHitters":
+    def decode(cls, data: bytes) -> "ContextTop":
         """Return the section that ``data`` holds, a fresh one for no data."""
         if not data:
             return cls(-math.inf, {})
-        (total,) = _HITTERS.unpack_from(data)
-        return cls(total, dict(_TOP_ENTRY.iter_unpack(data[_HITTERS.size :])))
+        (total,) = _CONTEXT.unpack_from(data)
+        return cls(total, dict(_TOP_ENTRY.iter_unpack(data[_CONTEXT.size :])))
 
     def encode(self) -> bytes:
         """Return the section as bytes, entries by hash."""
         entries = [_TOP_ENTRY.pack(*entry) for entry in sorted(self.scores.items())]
-        return _HITTERS.pack(self.total) + b"".join(entries)
+        return _CONTEXT.pack(self.total) + b"".join(entries)
 
     def count(self, item: int, second: int, weight: float) -> None:
         """Count an event."""
         now = second / CONTEXT_HALF_LIFE_S + math.log2(weight)
         self.total = _log_add(self.total, now)
-        score = self.scores.get(item, -math.inf)
-        if score == -math.inf and len(self.scores) == HITTERS_SIZE:
-            score, lowest = min(zip(self.scores.values(), self.scores, strict=True))
-            del self.scores[lowest]
-        self.scores[item] = _log_add(score, now)
+        score = self.scores.get(item)
+        if score is not None:
+            self.scores[item] = _log_add(score, now)
+            return
+        if len(self.scores) == CONTEXT_SIZE:
+            del self.scores[min(zip(self.scores.values(), self.scores, strict=True))[1]]
+        self.scores[item] = now
 
     def shares(self) -> dict[int, float]:
-        """Return each item's share of all that is wanted in the context."""
+        """Return each item's share of what is wanted in the context."""
         return {item: 2.0 ** (score - self.total) for item, score in self.scores.items()}
 
 

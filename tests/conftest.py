@@ -137,6 +137,8 @@ def _draw(rng: random.Random, offset: int, log_ms: int, items: int) -> Record:
         "item_id": f"i-{min(rng.randrange(items), rng.randrange(items))}",
         "session_id": f"s-{rng.randrange(3)}" if rng.random() < 0.6 else None,
         "text": "red shoes",
+        "category": (None, "food", "toys")[offset % 3],
+        "context": {"place": offset % 5} if offset % 2 else None,
     }
     if kind == "purchase":
         over |= {"order_id": f"o-{offset // 3}", "price": rng.choice([0.5, 3.0, 12.25])}

@@ -39,12 +39,12 @@ from stream_app.state import (
     Ledger,
 )
 from stream_app.tables import (
-    HITTERS_SIZE,
+    CONTEXT_SIZE,
     NEIGHBOURS_SIZE,
     NEWEST_SIZE,
     REPEATS_SIZE,
     TOP_SIZE,
-    HeavyHitters,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -177,7 +177,7 @@ SECTIONS: dict[tuple[str, str], st.SearchStrategy[Section]] = {
     ("item", "timers"): st.builds(ItemTimers, INT64, INT64, DOUBLE),
     ("item", "candidates"): item_facts(),
     ("context", "candidates"): st.builds(
-        HeavyHitters, DOUBLE, st.dictionaries(UINT64, DOUBLE, max_size=HITTERS_SIZE)
+        ContextTop, DOUBLE, st.dictionaries(UINT64, DOUBLE, max_size=CONTEXT_SIZE)
     ),
     **{("learner", spec.name): learners(spec.decode) for spec in LEARNER_LAYOUT},
     ("partition", "ledger"): st.builds(

@@ -13,6 +13,7 @@ from stream_app import learners
 from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import Item
 from stream_app.pipeline import STAGES, next_batch, process
+from stream_app.shelves import Shelves
 from stream_app.stages.timers import DUE_MAX, SLICE_MS_MAX
 from stream_app.state import PartitionState
 from stream_app.steps import (
@@ -51,9 +52,16 @@ TIGHT = lenient(
     debounce_seconds=30,
 )
 CATALOG = {
-    f"i-{n}": Item(item_id=f"i-{n}", stock=n % 4, category=["a" if n % 2 else "b"])
-    for n in range(0, 12, 2)
+    f"i-{n}": Item(
+        item_id=f"i-{n}",
+        stock=n % 4,
+        category=["a" if n % 4 else "b"],
+        price=float(n),
+        available_from=START_MS + n * DAY_MS // 8,
+    )
+    for n in range(0, 20, 2)
 }
+SHELVES = Shelves(CATALOG.values())
 
 
 class Cutter:
@@ -73,7 +81,7 @@ class Cutter:
             size = self.sizes[turn % len(self.sizes)]
             piece = next_batch(state, TOPIC, 0, log[place : place + 2 * size], size)
             assert len(piece.records) <= size
-            done = process(state, piece, context(given, catalog=CATALOG))
+            done = process(state, piece, context(given, catalog=CATALOG, shelves=SHELVES))
             state.changes()
             place, turn = place + len(piece.records), turn + 1
             passed.add(done)
@@ -240,7 +248,7 @@ def test_catalog_and_service_level_change_no_learning() -> None:
     log = batch(300, seed=9)
     one, other = fresh(), fresh()
     run(one, log)
-    run(other, log, catalog=CATALOG, outside=Outside("2", 1))
+    run(other, log, catalog=CATALOG, outside=Outside("2", 1), shelves=SHELVES)
     for key in one.rows():
         if key[:1] == b"u":
             user = key[1:].decode()

@@ -8,6 +8,8 @@ import pytest
 from stream_app.codec import _FRAME, _LENGTH, split_row
 from stream_app.config import DAY_MS
 from stream_app.errors import StateError, TopicError
+from stream_app.hashing import id_hash
+from stream_app.stages.candidates import CONTEXT_BUCKETS
 from stream_app.state import (
     CONTEXT_LAYOUT,
     ITEM_LAYOUT,
@@ -63,6 +65,8 @@ def heavy_log() -> list[Record]:
                 item_id=chr(0x1F600 + n * n % 131) * 128,
                 session_id=f"s-{n}" if n % 2 else None,
                 order_id=f"o-{n}",
+                category=f"c-{n % 3}",
+                context={"place": n % 7},
                 price=1e12,
                 quantity=1_000_000,
             )
@@ -102,6 +106,7 @@ def test_rows_of_heavy_use_stay_within_their_budgets() -> None:
         (b"u", "churn"),
         (b"i", "timers"),
         (b"i", "candidates"),
+        (b"c", "candidates"),
     }
 
 
@@ -226,13 +231,16 @@ def test_restored_state_goes_on_the_same(at: int) -> None:
 def test_changes_are_of_touched_rows_only() -> None:
     """A batch writes the rows that its events touch and the partition's own."""
     state = fresh()
-    run(state, [record(n, user_id=f"u-{n}", item_id=f"i-{n}") for n in range(50)])
+    run(
+        state,
+        [record(n, user_id=f"u-{n}", item_id=f"i-{n}", category=f"c-{n}") for n in range(50)],
+    )
     before = state.rows()
-    run(state, [record(60, START_MS + 1, user_id="u-7", item_id="i-7")])
+    run(state, [record(60, START_MS + 1, user_id="u-7", item_id="i-7", category="c-7")])
     after = state.rows()
     changed = {key[:1] for key in after if after[key] != before.get(key)}
-    assert changed == {b"u", b"i", b"p"}
-    assert sum(after[key] != before.get(key) for key in after) == 3
+    assert changed == {b"u", b"i", b"c", b"p"}
+    assert sum(after[key] != before.get(key) for key in after) == 4
 
 
 @dataclass
@@ -251,6 +259,8 @@ class Damage:
         Damage(b"u\xff", b"u"),
         Damage(b"i123", b"i"),
         Damage(b"i123456789", b"i"),
+        Damage(b"c", b"c"),
+        Damage(b"c12", b"c"),
         Damage(b"uanna", b""),
         Damage(b"uanna", b"\x01\x05garbage"),
         Damage(b"i12345678", b"\x02" + b"\x00" * 40),
@@ -260,18 +270,22 @@ class Damage:
 def test_restore_of_damaged_records(damage: Damage) -> None:
     """A record of the changelog that cannot be read stops the restore with a StateError."""
     state = fresh()
-    run(state, [record(0)])
+    run(state, [record(0, category="c-0")])
     good = {key[:1]: row for key, row in state.rows().items()}
     value = good.get(damage.value, damage.value)
     with pytest.raises(StateError):
         PartitionState.restore([*state.rows().items(), (damage.key, value)])
 
 
-@pytest.mark.parametrize("key", [b"p", b"lchurn", b"lbehavior-days", b"lbehavior-session"])
+FOOD = b"c%c" % (id_hash("food") % CONTEXT_BUCKETS)
+
+
+@pytest.mark.parametrize("key", [b"p", FOOD, b"lchurn", b"lbehavior-days", b"lbehavior-session"])
 def test_damaged_rows_of_the_partition(key: bytes) -> None:
-    """The rows of the partition and its learners are read when the state is bound, or refused."""
+    """What belongs to the whole partition is read when the state is bound, or refused."""
     state = fresh()
     run(state, [*batch(300, 1, step_ms=DAY_MS), tick(999, START_MS + 999 * DAY_MS)])
+    run(state, [record(1_000, START_MS + 999 * DAY_MS, category="food")])
     rows = state.rows()
     PartitionState.restore(rows.items()).begin(0, 1, "topic-id")
     damaged = bytearray(rows[key])

@@ -8,14 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.tables import (
+    CONTEXT_BYTES_MAX,
+    CONTEXT_HALF_LIFE_S,
+    CONTEXT_SIZE,
     DAY_S,
     ITEM_BYTES_MAX,
     NEIGHBOUR_HALF_LIFE_S,
     NEIGHBOURS_SIZE,
+    NEWEST_SIZE,
     REPEAT_HALF_LIFE_S,
     REPEATS_BYTES_MAX,
     REPEATS_SIZE,
+    TOP_BYTES_MAX,
     TOP_SIZE,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -162,3 +168,65 @@ def test_top_lists_without_an_item() -> None:
     top.remove(1)
     top.remove(99)
     assert top.popular.keys() == top.trending.keys() == {0, 2}
+
+
+# --- what is wanted in a context ----------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2 * DAY_S)), min_size=1, max_size=300),
+    st.sampled_from([0.1, 1.0]),
+)
+def test_context_top_keeps_what_is_wanted_most(
+    events: Sequence[tuple[int, int]], weight: float
+) -> None:
+    """Counts are of all events since an item came in last; the lowest leaves for one that is not.
+
+    Shares are of all that was ever counted, and never too high.
+    """
+    top = ContextTop.decode(b"")
+    second, everything = START_S, 0.0
+    since, ever = dict[int, float](), dict[int, float]()
+    for number, gap_s in events:
+        item = number * number // 60  # some are wanted far more often
+        second += gap_s
+        unit = weight * 2.0 ** ((second - START_S) / CONTEXT_HALF_LIFE_S)
+        everything += unit
+        ever[item] = ever.get(item, 0.0) + unit
+        if item not in since and len(since) == CONTEXT_SIZE:
+            scores = {other: top.scores[other] for other in since}
+            del since[min(since, key=lambda other: (scores[other], other))]
+        since[item] = since.get(item, 0.0) + unit
+        top.count(item, second, weight)
+        assert top.scores.keys() == since.keys()
+        assert len(top.scores) <= CONTEXT_SIZE
+    shares = top.shares()
+    assert shares == pytest.approx({item: count / everything for item, count in since.items()})
+    assert all(share <= ever[item] / everything + 1e-9 for item, share in shares.items())
+    assert len(top.encode()) <= CONTEXT_BYTES_MAX
+    assert ContextTop.decode(top.encode()) == top
+
+
+def test_context_top_of_equal_counts() -> None:
+    """Of equal counts that of the lowest hash leaves, in whatever order they came."""
+    for order in (range(CONTEXT_SIZE), reversed(range(CONTEXT_SIZE))):
+        top = ContextTop.decode(b"")
+        for item in order:
+            top.count(item, START_S, 1.0)
+        top.count(99, START_S, 1.0)
+        assert top.scores.keys() == {*range(1, CONTEXT_SIZE), 99}
+        assert top.shares()[99] == pytest.approx(1 / (CONTEXT_SIZE + 1))
+
+
+def test_newest_ties_go_by_hash() -> None:
+    """Of the items that came in one second the highest hashes stay; an older one does not enter."""
+    top = TopLists.decode(b"")
+    for item in reversed(range(NEWEST_SIZE + 5)):
+        top.enter(item, START_S)
+    top.enter(10_000, START_S - 1)
+    assert top.newest == dict.fromkeys(range(5, NEWEST_SIZE + 5), START_S)
+    assert len(top.encode()) <= TOP_BYTES_MAX
+    assert TopLists.decode(top.encode()) == top
+    top.remove(7)
+    assert 7 not in top
+    assert 8 in top

@@ -21,7 +21,7 @@ from stream_app.steps import SOURCES, Admitted, Due, Request, Step, UserView
 from stream_app.tables import (
     DAY_S,
     REPEAT_HALF_LIFE_S,
-    HeavyHitters,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -56,7 +56,7 @@ class Tables(msgspec.Struct, frozen=True):
 
     repeats: Sections[str, Repeats]
     items: Sections[int, ItemFacts]
-    contexts: Sections[int, HeavyHitters]
+    contexts: Sections[int, ContextTop]
     top: Sections[str, TopLists]
     top_key: str
 
@@ -269,9 +269,9 @@ def _add(sources: dict[int, int], scores: dict[int, float], bit: int, count: int
 def _here(tables: Tables, event: Event, settings: StageSettings) -> dict[int, float]:
     """Return the shares of what is wanted in an event's context: its category, else its place."""
     for bucket in _contexts(event, settings):
-        hitters = tables.contexts.get(bucket)
-        if hitters is not None:
-            return hitters.shares()
+        wanted = tables.contexts.get(bucket)
+        if wanted is not None:
+            return wanted.shares()
     return {}
 
 

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from random import Random
 
-from stream_app.config import Settings, StageSettings
+from stream_app.config import DAY_MS, Settings, StageSettings
 from stream_app.event import Item
 from tests.sim.broker import Entry
 from tests.sim.oracle import Source, Truth, early, tell
 from tests.sim.simulation import simulate
-from tests.sim.workload import Shop
+from tests.sim.workload import START_MS, Shop
 
 PARTITIONS = 4
 EVENTS = 20_000
@@ -30,7 +30,14 @@ SETTINGS = Settings(
     ),
 )
 CATALOG = {
-    f"item-{n}": Item(item_id=f"item-{n}", category=[f"category-{n % 9}"], stock=n % 8)
+    f"item-{n}": Item(
+        item_id=f"item-{n}",
+        category=["all", f"category-{n % 9}"],
+        brand=f"brand-{n % 2}",
+        price=n % 7 / 2,
+        available_from=START_MS + n * DAY_MS,
+        stock=n % 8,
+    )
     for n in range(200)
 }
 

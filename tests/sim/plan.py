@@ -9,6 +9,7 @@ from msgspec import Struct
 from stream_app.config import DAY_MS, Settings, StageSettings
 from stream_app.event import Item
 from stream_app.steps import Scorer
+from tests.sim.workload import START_MS
 
 # Faults of single requests, with the most likely weight of each: the chance a request has of it.
 REQUEST_FAULTS = {
@@ -173,6 +174,9 @@ def _catalog(rng: Random) -> dict[str, Item]:
             item_id=item_id,
             category=["all", f"category-{number % 7}"],
             merchant_id=f"merchant-{number % 5}",
+            brand=f"brand-{number % 3}",
+            price=None if number % 4 == 0 else 1.5 * (number % 11),
+            available_from=START_MS + (number - 20) * DAY_MS if number % 5 == 0 else None,
             stock=rng.choice((None, 0, 3)),
             hidden=rng.random() < 0.05,
             blocked=rng.random() < 0.05,

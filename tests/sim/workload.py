@@ -163,6 +163,7 @@ class Shop:
         return partition_for(user.encode(), self.partitions)
 
     def _good(self, event: dict[str, Any]) -> Written:
+        event = event | _context(event, self._count)
         key = str(event["user_id"]).encode()
         headers = (("trace", b"%d" % self._count),) if self.rng.random() < 0.1 else ()
         value = json.dumps(event, ensure_ascii=self.rng.random() < 0.5).encode()
@@ -187,6 +188,16 @@ class Shop:
                 event.pop(rng.choice(list(event)))
             written.value = json.dumps(event).encode()
         return written
+
+
+def _context(event: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return the category or place of an event; drawn from nothing, so that seeds stay theirs."""
+    fields: dict[str, Any] = {}
+    if count % 3:
+        fields["category"] = f"category-{len(str(event.get('item_id'))) + count % 4}"
+    if count % 5 == 0:
+        fields["context"] = {"place": count % 300}
+    return fields
 
 
 _WRONG_FIELDS: tuple[dict[str, Any], ...] = (

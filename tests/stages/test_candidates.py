@@ -11,18 +11,32 @@ from hypothesis import strategies as st
 from stream_app.config import StageSettings
 from stream_app.event import Item
 from stream_app.hashing import id_hash
-from stream_app.shelves import Shelves
-from stream_app.stages.candidates import LOOKBACK, POOL_SIZE, WEIGHTS, Tables, propose
+from stream_app.shelves import NEW_DAYS, Shelves
+from stream_app.stages.candidates import (
+    CONTEXT_BUCKETS,
+    LOOKBACK,
+    POOL_CONTENT,
+    POOL_HERE,
+    POOL_NEIGHBOURS,
+    POOL_NEW,
+    POOL_SIZE,
+    SEEDS,
+    WEIGHTS,
+    Tables,
+    propose,
+)
 from stream_app.stages.features import Profile, describe
 from stream_app.steps import FEATURE_NAMES, SOURCES, Due, Request, Step
 from stream_app.tables import (
+    CONTEXT_SIZE,
     DAY_S,
+    NEWEST_SIZE,
     POPULAR_HALF_LIFE_S,
     REPEATS_SIZE,
     TOP_BYTES_MAX,
     TOP_SIZE,
     TRENDING_HALF_LIFE_S,
-    HeavyHitters,
+    ContextTop,
     ItemFacts,
     Repeats,
     TopLists,
@@ -43,7 +57,7 @@ class Partition:
         self.tables = Tables(
             sections("repeats", Repeats.decode),
             sections("items", ItemFacts.decode),
-            sections("contexts", HeavyHitters.decode),
+            sections("contexts", ContextTop.decode),
             sections("top", TopLists.decode),
             "p",
         )
@@ -68,8 +82,8 @@ def bought(item_id: str, day: float = 0, user_id: str = "u-1", **over: Any) -> S
 
 def ask(day: float = 0, user_id: str = "u-1", **over: Any) -> Step:
     """Return a request for recommendations, so many days after the start."""
-    log_ms = START_MS + int(day * DAY_MS)
-    return admitted(type="recommend", item_id=None, user_id=user_id, log_ms=log_ms, **over)
+    over = {"item_id": None, "log_ms": START_MS + int(day * DAY_MS)} | over
+    return admitted(type="recommend", user_id=user_id, **over)
 
 
 # --- what users went on to ----------------------------------------------------------------------
@@ -272,7 +286,7 @@ def test_candidates_have_sources_and_features() -> None:
 
 
 def test_candidates_are_bounded_and_distinct() -> None:
-    """However much there is to choose from, a pool has at most 80 different items."""
+    """However much there is to choose from, a pool has at most 100 different items."""
     partition = Partition()
     for n in range(150):
         partition.feed(*(bought(f"i-{n}-{user}", n, f"u-{user}") for user in range(3)))
@@ -282,3 +296,259 @@ def test_candidates_are_bounded_and_distinct() -> None:
     assert [id_hash(item_id) for item_id in request.item_ids] == list(request.items)
     assert all(len(row) == len(FEATURE_NAMES) for row in request.features)
     assert all(math.isfinite(number) for row in request.features for number in row)
+
+
+def names(request: Request, item_id: str) -> set[str]:
+    """Return the sources of a candidate."""
+    bits = request.sources[request.item_ids.index(item_id)]
+    return {name for bit, name in SOURCES.items() if bits & bit}
+
+
+def described(request: Request, item_id: str) -> dict[str, float]:
+    """Return the features of a candidate by their names."""
+    row = request.features[request.item_ids.index(item_id)]
+    return dict(zip(FEATURE_NAMES, row, strict=True))
+
+
+def counted(request: Request, source: str) -> int:
+    """Return how many candidates come from a source."""
+    (bit,) = [bit for bit, name in SOURCES.items() if name == source]
+    return sum(bool(bits & bit) for bits in request.sources)
+
+
+def test_sources_fit_a_byte() -> None:
+    """The bits of all sources fit the byte that a note keeps of each item."""
+    assert sum(SOURCES) < 256
+    assert len(set(SOURCES)) == len(SOURCES) == 7
+
+
+def test_heavy_user_gets_all_sources() -> None:
+    """With more in every source than there is room for, the pool is full, and each has a part."""
+    shelf = [Item(item_id=f"content-{n}", category=["a", "b"]) for n in range(40)]
+    shelf += [Item(item_id="mine", category=["a", "b"])]
+    dated = [Item(item_id=f"new-{n}", available_from=START_MS + 16 * DAY_MS) for n in range(9)]
+    partition = Partition(items=[*shelf, *dated])
+    for n in range(60):
+        partition.feed(*[bought(f"popular-{n}", 1, f"u-{user}") for user in range(2, 7)])
+        partition.feed(*[bought(f"trending-{n}", 15.9, f"v-{user}") for user in range(2)])
+        partition.feed(bought(f"here-{n}", 10, f"w-{n}", category="drinks"))
+    for n in range(30, 60):
+        followed = [f"own-{n}", *(f"next-{n}-{m}" for m in range(3))]
+        partition.feed(*[bought(item, 5 + n / 100, "x") for item in followed])
+    partition.feed(*[bought(f"own-{n}", 15 + n / 100) for n in range(60)], bought("mine", 16))
+    (request,) = partition.feed(ask(16.1, category="drinks"))
+    assert len(request.items) == len(set(request.items)) == POOL_SIZE
+    counts = {source: counted(request, source) for source in SOURCES.values()}
+    assert counts["repeat"] == REPEATS_SIZE
+    assert counts["co-visitation"] >= POOL_NEIGHBOURS
+    assert (counts["here"], counts["content"], counts["new"]) == (POOL_HERE, POOL_CONTENT, POOL_NEW)
+
+
+# --- the catalogue --------------------------------------------------------------------------------
+
+MILK = ["food", "dairy", "milk"]
+
+
+def test_content_of_a_cold_item() -> None:
+    """A catalogue's item that nobody here ever wanted is proposed for its likeness, with zeros."""
+    stock = [Item(item_id=name, category=MILK, price=2.0, brand="b") for name in ("i-1", "cold")]
+    partition = Partition(items=[*stock, Item(item_id="far", category=["toys"])])
+    partition.feed(bought("i-1", -20))
+    (request,) = partition.feed(ask())
+    assert set(request.item_ids) == {"i-1", "cold"}
+    assert names(request, "cold") == {"content"}
+    assert request.items[request.item_ids.index("cold")] == id_hash("cold")
+    features = described(request, "cold")
+    assert features.pop("content") == pytest.approx(1.0)
+    assert set(features.values()) == {0.0}
+    assert described(request, "i-1")["content"] == 0.0  # not like itself
+
+
+def test_content_of_the_last_items() -> None:
+    """What is like one of the last three items is proposed, what is like an older one is not."""
+    stock = [Item(item_id=f"i-{n}", category=[f"c-{n}"]) for n in range(SEEDS + 1)]
+    stock += [Item(item_id=f"like-{n}", category=[f"c-{n}"]) for n in range(SEEDS + 1)]
+    partition = Partition(items=stock)
+    partition.feed(*(bought(f"i-{n}", n / 100) for n in range(SEEDS + 1)))
+    (request,) = partition.feed(ask(1))
+    proposed = {item_id for item_id in request.item_ids if item_id.startswith("like")}
+    assert proposed == {f"like-{n}" for n in range(1, SEEDS + 1)}
+    (request,) = partition.feed(ask(1, item_id="i-0"))
+    assert "content" in names(request, "like-0")  # asked beside that item
+
+
+def test_content_marks_what_others_propose() -> None:
+    """A popular item that is like the last one has both sources, and its similarity."""
+    stock = [Item(item_id=name, category=MILK) for name in ("a", "b")]
+    partition = Partition(items=stock)
+    partition.feed(bought("b", user_id="u-2"), bought("a", 0.1))
+    (request,) = partition.feed(ask(0.2))
+    assert names(request, "b") >= {"popular", "content"}
+    assert described(request, "b")["content"] == pytest.approx(0.5 + 0.1 + 0.15)
+
+
+def test_unseen_user_who_views_an_item() -> None:
+    """A user without any history gets neighbours of the item that is viewed."""
+    stock = [Item(item_id=f"i-{n}", category=MILK) for n in range(3)]
+    partition = Partition(items=stock)
+    (request,) = partition.feed(admitted(item_id="i-0"))
+    assert counted(request, "content") == 2
+    assert set(request.item_ids) == {"i-0", "i-1", "i-2"}
+
+
+def test_order_of_the_catalogue_changes_nothing() -> None:
+    """Catalogues with the same items give the same requests, whatever order these came in."""
+    stock = [
+        Item(
+            item_id=f"i-{n}",
+            category=["a", f"c-{n % 3}"],
+            price=float(n % 5),
+            available_from=START_MS - n % 4 * DAY_MS,
+        )
+        for n in range(60)
+    ]
+    one, other = Partition(items=stock), Partition(items=stock[::-1])
+    other.shelves.put(Item(item_id="gone", category=["a", "c-0"]))
+    other.shelves.remove("gone")
+    steps = [bought(f"i-{n % 7}", n / 10, category="a") for n in range(20)] + [ask(3)]
+    assert one.feed(*steps) == other.feed(*steps)
+
+
+def test_items_not_shown_are_no_content() -> None:
+    """What the catalogue hides is proposed neither for its likeness nor as new."""
+    over: dict[str, Any] = {"category": MILK, "available_from": START_MS}
+    stock = [Item(item_id="seed", **over), Item(item_id="hidden", hidden=True, **over)]
+    partition = Partition(items=stock)
+    (request,) = partition.feed(bought("seed", 1))
+    assert request.item_ids == ("seed",)
+
+
+# --- new items ------------------------------------------------------------------------------------
+
+
+def test_new_items_of_the_catalogue() -> None:
+    """An item that has just become available is proposed though nobody ever wanted it."""
+    stock = [
+        Item(item_id=f"{day} days", available_from=START_MS - day * DAY_MS)
+        for day in (-1, 0, 3, NEW_DAYS - 1, NEW_DAYS)
+    ]
+    partition = Partition(items=stock)
+    (request,) = partition.feed(ask())
+    assert request.item_ids == ("0 days", "3 days", "13 days")
+    assert all(names(request, item_id) == {"new"} for item_id in request.item_ids)
+    assert described(request, "3 days")["is_new"] == 1.0
+
+
+def test_new_items_of_the_log() -> None:
+    """What was first wanted within 14 days is new, unless the catalogue says that it is older."""
+    stock = [Item(item_id="old", available_from=START_MS - 90 * DAY_MS)]
+    partition = Partition(items=stock)
+    partition.feed(*(bought(f"i-{n}", n, user_id="u-2") for n in range(20)))
+    partition.feed(bought("i-0", 20, user_id="u-2"), bought("old", 20, user_id="u-2"))
+    (request,) = partition.feed(ask(20))
+    newest = {item_id for item_id in request.item_ids if "new" in names(request, item_id)}
+    assert newest == {"old", "i-19", "i-18", "i-17", "i-16"}  # as the log has it
+    is_new = {name for name in request.item_ids if described(request, name)["is_new"]}
+    assert is_new == {f"i-{n}" for n in range(7, 20)}
+
+
+def test_newest_items_are_bounded() -> None:
+    """The log's newest 50 items are kept, each by its first event, and one that expires leaves."""
+    partition = Partition()
+    for n in range(NEWEST_SIZE + 20):
+        partition.feed(bought(f"i-{n}", n / 100), bought("i-0", n / 100))
+    top = partition.tables.top.get("p")
+    assert isinstance(top, TopLists)
+    assert top.newest == {
+        id_hash(f"i-{n}"): START_S + int(n / 100 * DAY_MS) // 1000 for n in range(20, 70)
+    }
+    partition.feed(Due("item", id_hash("i-69"), "expiry", START_MS, START_MS))
+    assert id_hash("i-69") not in top.newest
+
+
+# --- what is wanted in a context ------------------------------------------------------------------
+
+
+def in_two_places() -> Partition:
+    """Return a partition where most buy beer and those in Rome, and in the bakery, buy bread."""
+    partition = Partition()
+    for n in range(40):
+        partition.feed(bought("beer", n / 100, f"u-{n}", category="drinks"))
+    for n in range(4):
+        over: dict[str, Any] = {"category": "bakery", "context": {"place": "Rome", "x": 1}}
+        partition.feed(bought("bread", n / 100, f"v-{n}", **over))
+    return partition
+
+
+@pytest.mark.parametrize("over", [{"category": "bakery"}, {"context": {"place": "Rome"}}])
+@pytest.mark.parametrize("profiled", [True, False])
+def test_unseen_user_in_a_context(over: dict[str, Any], *, profiled: bool) -> None:
+    """Who has no history, or has not consented, is proposed what is popular in the context."""
+    (request,) = in_two_places().feed(ask(1, "stranger", profiled=profiled, **over))
+    assert names(request, "bread") >= {"here", "popular"}
+    assert described(request, "bread")["log_here"] == pytest.approx(math.log1p(1000), abs=1e-3)
+    assert names(request, "beer") == {"popular"} | ({"trending", "new"} if profiled else set())
+    assert described(request, "beer")["log_here"] == 0.0
+    assert request.item_ids[0] == "bread"
+
+
+@pytest.mark.parametrize("over", [{}, {"category": "toys"}, {"context": {"x": "Rome"}}])
+def test_unseen_user_without_a_known_context(over: dict[str, Any]) -> None:
+    """Without a context, or in one that nothing is known of, the partition's lists answer."""
+    (request,) = in_two_places().feed(ask(1, "stranger", **over))
+    assert request.item_ids == ("beer", "bread")
+    assert counted(request, "here") == 0
+    assert counted(request, "popular") == counted(request, "trending") == 2
+
+
+def test_context_of_no_place_is_the_category() -> None:
+    """The category goes before the place; a category without rows leaves it to the place."""
+    partition = in_two_places()
+    both: dict[str, Any] = {"context": {"place": "Rome"}}
+    (request,) = partition.feed(ask(1, category="drinks", **both))
+    assert "here" in names(request, "beer")
+    assert "here" not in names(request, "bread")
+    (request,) = partition.feed(ask(1, category="toys", **both))
+    assert "here" in names(request, "bread")
+
+
+def test_context_field_is_a_setting() -> None:
+    """Another field of the context can say where the user is; numbers will do."""
+    partition = Partition(lenient(context_field="store"))
+    partition.feed(bought("bread", 0, "v-1", context={"store": 7, "place": "Rome"}))
+    (request,) = partition.feed(ask(1, "stranger", context={"store": 7}))
+    assert "here" in names(request, "bread")
+    (request,) = partition.feed(ask(1, "stranger", context={"place": "Rome"}))
+    assert "here" not in names(request, "bread")
+
+
+def test_contexts_are_bounded() -> None:
+    """However many categories and places there are, 256 rows hold them, of 20 items each."""
+    partition = Partition()
+    buckets = set()
+    for n in range(2_000):
+        over: dict[str, Any] = {"category": f"c-{n}", "context": {"place": n}}
+        partition.feed(bought(f"i-{n}", n / 1_000, **over))
+    for bucket, wanted in partition.tables.contexts.scan():
+        buckets.add(bucket)
+        assert len(wanted.scores) <= CONTEXT_SIZE
+    assert buckets <= set(range(CONTEXT_BUCKETS))
+    assert len(buckets) > CONTEXT_BUCKETS * 0.9
+
+
+def test_contexts_without_consent() -> None:
+    """What users do who have not consented counts in no context."""
+    partition = Partition()
+    partition.feed(bought("bread", profiled=False, category="bakery"))
+    assert list(partition.tables.contexts.scan()) == []
+
+
+def test_candidates_without_consent_are_not_personal() -> None:
+    """Without consent neither the event's item nor what is new is used: only what is popular."""
+    stock = [Item(item_id=f"i-{n}", category=MILK, available_from=START_MS) for n in range(4)]
+    partition = Partition(items=stock)
+    partition.feed(bought("i-1", user_id="u-2", category="dairy"))
+    (request,) = partition.feed(ask(1, profiled=False, item_id="i-0", category="dairy"))
+    assert request.item_ids == ("i-1",)
+    assert names(request, "i-1") == {"popular", "here"}
+    assert described(request, "i-1")["content"] == 0.0

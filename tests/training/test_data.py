@@ -84,7 +84,7 @@ def test_a_request_knows_the_past_and_not_its_basket() -> None:
 
 
 def test_a_first_purchase_prompts_a_request_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It knows what was just bought, and what is left is what is wanted; one line leaves nothing."""
+    """It knows what was just bought, and wants what is left; one line leaves nothing."""
     monkeypatch.setattr(data, "PROMPTED_SHARE", 1.0)
     pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1, {}), MONDAY_MS + 1))
     assert [request.asked for request, _ in pairs] == [True, True, False]
