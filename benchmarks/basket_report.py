@@ -27,7 +27,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement: the program's score and, over the same baskets, those of the references.
 
     ``lead`` is what the program's score is ahead of the best reference, ``missing`` the number of
-    baskets without an answer.
+    baskets without an answer. ``fallbacks`` counts the answers that ``model`` did not give, of all
+    where there is none; ``formula`` is the score of a stream without a model.
     """
 
     baskets: int
@@ -37,7 +38,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     missing: int
     score: Score
     lead: Score
+    model: str | None
+    fallbacks: int
     one_partition: Score | None
+    formula: Score | None
     references: dict[str, Score]
     seconds: float
 
@@ -51,7 +55,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
             "lead_over_best_reference": msgspec.to_builtins(self.lead),
             "partitions": self.partitions,
             "way": self.way,
+            "model": self.model,
+            "fallbacks": self.fallbacks,
             "one_partition": msgspec.to_builtins(self.one_partition),
+            "formula": msgspec.to_builtins(self.formula),
             "references": msgspec.to_builtins(self.references),
             "seconds": self.seconds,
         }
@@ -59,6 +66,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def rows(self) -> list[tuple[str, Score]]:
         """Return what was measured, by name, the references first."""
         named = [(name.replace("_", " "), score) for name, score in self.references.items()]
+        if self.formula is not None:
+            named.append(("stream-app without a model: the formula", self.formula))
         plural = "" if self.partitions == 1 else "s"
         named.append((f"stream-app, {self.partitions} partition{plural}", self.score))
         if self.one_partition is not None:
@@ -102,6 +111,9 @@ def page(result: Result) -> str:
         lead=_LEAD.format(*_cells(result.lead), partitions=result.partitions),
         way=way,
         minutes=result.seconds / 60,
+        ranker=_RANKER.format(model=result.model, fallbacks=result.fallbacks)
+        if result.model is not None
+        else "The formula ranked; there was no model.",
     )
 
 
@@ -120,6 +132,10 @@ With {partitions} partitions that is {0} of Recall@10 ({1})
 and {2} of HitRate@10 ({3}) ahead of the best reference,
 the same households drawn for both."""
 
+_RANKER = """\
+The model {model} ranked, which is [trained](ranker.md) on the purchases before 2017-11-05 with 4
+partitions, and ranks with 1 partition here as well; {fallbacks:,} answers were the formula's."""
+
 _PAGE = """\
 # Next baskets of a real shop
 
@@ -137,6 +153,8 @@ products that the program answered and the distinct products in the basket: {bas
 {lines}
 
 {lead}
+
+{ranker}
 
 Recall@10 is hits / distinct products of the basket, HitRate@10 the share of baskets with a hit,
 both averaged over baskets. The intervals come from 2,000 bootstrap draws of households, each with
@@ -157,8 +175,9 @@ To a household without a purchase the personal ones offer what is popular.
 ## Smaller shops
 
 The same measurement on some of the households, chosen by a hash of their ids, each run a shop of
-its own (`make evaluate ARGS="--direct --households 200"`). Recall@10, and the 95 % interval of how
-far it is ahead of the best reference:
+its own, ranked by the formula before it knew the catalogue (today:
+`make evaluate ARGS="--direct --households 200 --model none"`). Recall@10, and the 95 % interval of
+how far it is ahead of the best reference:
 
 | households | baskets | best reference | 4 partitions | ahead | 1 partition | ahead |
 |---|---|---|---|---|---|---|

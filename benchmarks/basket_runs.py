@@ -1,5 +1,6 @@
 """Two ways of a stream through the program: in this process, and through a broker and a worker."""
 
+import math
 import os
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from stream_app.hashing import partition_for
 from stream_app.ops.broker import EmbeddedBroker
 from stream_app.ops.demo_worker import Counts, DemoWorker
 from stream_app.pipeline import Context, next_batch, process
+from stream_app.ranker import Ranker
 from stream_app.shelves import Shelves
 from stream_app.sources import Record
 from stream_app.sources.produce import ProduceSettings, produce
+from stream_app.stages.candidates import POOL_SIZE
 from stream_app.state import PartitionState
 from stream_app.steps import OutputRecord
 
@@ -87,17 +90,27 @@ def direct(
     partitions: int,
     items: Iterable[Item] = (),
     *,
+    model: Path | None = None,
     rejects: bool = False,
 ) -> Emitted:
     """Run records through `pipeline.process`, beside a catalogue; return what it emits.
+
+    ``model`` is the folder of a ranking model, None where the formula is to rank.
 
     Raises
     ------
     RunError
         When a record is rejected, unless that is expected.
+    ModelError
+        When the model is refused.
     """
     shelves = Shelves(items)
-    context = Context(STAGES, partitions, shelves.catalog, shelves=shelves)
+    ranker = None
+    if model is not None:
+        ranker = Ranker.load(
+            model, clock=monotonic_seconds, milliseconds_max=math.inf, pool_min=POOL_SIZE
+        )
+    context = Context(STAGES, partitions, shelves.catalog, shelves=shelves, ranker=ranker)
     parts = [_Partition(number, context) for number in range(partitions)]
     emitted = Emitted(rejects=rejects)
     for output in _outputs(parts, records):
@@ -116,7 +129,11 @@ def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[Out
 
 
 def through_broker(
-    records: Iterable[Record], partitions: int, catalog: Iterable[Record], report: Report
+    records: Iterable[Record],
+    partitions: int,
+    catalog: Iterable[Record],
+    report: Report,
+    model: Path | None = None,
 ) -> Emitted:
     """Send records to an embedded broker that a worker reads from; return what it emits.
 
@@ -130,6 +147,8 @@ def through_broker(
         The items, which are sent before the worker starts.
     report
         Called now and then with "acknowledged" or "processed" records, by now.
+    model
+        The folder of a ranking model; without one the formula ranks.
 
     Raises
     ------
@@ -141,7 +160,7 @@ def through_broker(
     with tempfile.TemporaryDirectory(prefix="next-basket-") as name:
         folder = Path(name)
         with EmbeddedBroker(folder) as broker:
-            environment = _environment(folder, broker.address, partitions)
+            environment = _environment(folder, broker.address, partitions, model)
             command = [sys.executable, "-m", "stream_app", "topics", "create"]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             produce(catalog, ProduceSettings(brokers=broker.address, topic=TOPICS.catalog))
@@ -152,12 +171,14 @@ def through_broker(
                 return _collect(broker.address, partitions, progress)
 
 
-def _environment(folder: Path, brokers: str, partitions: int) -> dict[str, str]:
+def _environment(folder: Path, brokers: str, partitions: int, model: Path | None) -> dict[str, str]:
     """Return what the program starts from: none of the user's own settings, but these."""
     file = folder / "settings.toml"
     file.write_text("[stages]\nrecommend_on = []\n", encoding="utf-8")
     ours = {"CONFIG": str(file), "BROKERS": brokers, "PARTITIONS": str(partitions)}
     ours |= {"REPLAY": "true", "GUARANTEE": "at_least_once"}
+    if model is not None:
+        ours["MODEL"] = str(model.absolute())
     kept = {name: text for name, text in os.environ.items() if not name.startswith("STREAM_APP_")}
     return kept | {f"STREAM_APP_{name}": text for name, text in ours.items()}
 

@@ -27,6 +27,7 @@ class _Cause(msgspec.Struct):
 class _Answer(msgspec.Struct):
     items: list[_RankedItem]
     cause: _Cause
+    fallback_level: str | None
 
 
 class _Prediction(msgspec.Struct):
@@ -40,7 +41,7 @@ class Emitted(msgspec.Struct):
 
     ``answers`` holds ids of products, best first, by the id of the event that asked; ``tables``
     for each target probabilities by user and time in ms; ``rejected`` counts dead letters, which
-    are an error unless ``rejects`` are expected.
+    are an error unless ``rejects`` are expected; ``fallbacks`` counts answers that no model gave.
     """
 
     rejects: bool = False
@@ -48,6 +49,7 @@ class Emitted(msgspec.Struct):
     tables: dict[str, dict[tuple[str, int], float]] = {}
     alerts: list[Alert] = []
     rejected: int = 0
+    fallbacks: int = 0
 
     _ANSWER: ClassVar = msgspec.json.Decoder(_Answer)
     _PREDICTION: ClassVar = msgspec.json.Decoder(_Prediction)
@@ -67,6 +69,7 @@ class Emitted(msgspec.Struct):
             if event_id in self.answers:
                 raise RunError(f"{event_id} was answered twice")
             self.answers[event_id] = [item.item_id for item in answer.items]
+            self.fallbacks += answer.fallback_level is not None
         elif topic == "predictions":
             said = self._PREDICTION.decode(value or b"")
             for target, probability in said.probabilities.items():

@@ -139,11 +139,20 @@ def test_short_run_answers_every_basket(capsys: pytest.CaptureFixture[str]) -> N
     code = next_basket.main(["--direct", "--households", "60", "--json"])
     figures = json.loads(capsys.readouterr().out)
     assert code == 0
-    assert (figures["missing"], figures["partitions"]) == (0, 4)
+    assert (figures["missing"], figures["partitions"], figures["fallbacks"]) == (0, 4, 0)
+    assert figures["model"].startswith("2017-11-05.")
     assert figures["baskets"] > 300
     assert 0.15 < figures["recall_at_10"] < 0.30
     assert 0.40 < figures["hit_rate_at_10"] < 0.70
     assert figures["recall_at_10"] > figures["references"]["popularity"]["recall_at_10"] + 0.05
+
+
+def test_without_a_model_the_formula_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--model none` streams without one: every answer is the formula's."""
+    assert next_basket.main(["--direct", "--households", "4", "--model", "none", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["model"] is None
+    assert figures["fallbacks"] == figures["baskets"] > 0
 
 
 def test_missing_answer_fails_the_run(
@@ -179,10 +188,16 @@ def test_page_has_a_line_for_each_score() -> None:
         missing=0,
         score=one,
         lead=one,
+        model="2017-11-05.abc",
+        fallbacks=3,
         one_partition=one,
+        formula=one,
         references={"popularity": one},
         seconds=300,
     )
     text = page(result)
-    for name in ("popularity", "stream-app, 4 partitions", "stream-app, 1 partition"):
+    assert "The model 2017-11-05.abc ranked" in text
+    assert "3 answers were the formula's" in text
+    formula = "stream-app without a model: the formula"
+    for name in ("popularity", formula, "stream-app, 4 partitions", "stream-app, 1 partition"):
         assert f"| {name} | 0.2000 | 0.1000 to 0.3000 | 0.5000 | 0.4000 to 0.6000 |" in text
