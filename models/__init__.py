@@ -7,8 +7,11 @@ In the order of the work::
     baselines.py  the formula, a logistic regression, boosted trees: what the network must beat
     train.py      gradient descent with early stopping, checkpoints and curves
     evaluate.py   how good rankings of candidates are: recall, hit rate, NDCG, with intervals
+    report.py     the table, curves and page of an evaluation
+    online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
-    __main__.py   python -m models data | train | evaluate | export
+    card.py       the model card
+    __main__.py   python -m models train | evaluate | export
 
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

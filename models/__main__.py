@@ -10,11 +10,14 @@ import typer
 from rich.console import Console
 
 from models import report
+from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, ParityError, export, span
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
+from stream_app.manifest import read_folder
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
+from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
 # In ms since the epoch, UTC. Before the first, the tables of the stream are still filling up; the
@@ -27,6 +30,7 @@ SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
 
 PARITY_REQUESTS = 500
 REQUESTS, TOKENS, CHECKPOINT, RUN = "requests.npz", "items.txt", "checkpoint", "run.json"
+EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 console = Console(stderr=True, width=100)
@@ -104,7 +108,7 @@ def evaluate(
     )
     console.print(found.table())
     figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}
-    (folder / "evaluation.json").write_bytes(msgspec.json.encode(figures))
+    (folder / EVALUATION).write_bytes(msgspec.json.encode(figures))
     if write:
         report.write(found, figures, run.epochs)
     print(msgspec.json.encode(figures).decode())
@@ -124,9 +128,9 @@ def export_(
     load(model, folder / CHECKPOINT)
     sample = requests.between(TEST_MS, END_MS)
     sample = sample.between(TEST_MS, int(sample.time_ms[min(PARITY_REQUESTS, len(sample)) - 1]))
-    metrics = {}
-    if (folder / "evaluation.json").exists():
-        figures = msgspec.json.decode((folder / "evaluation.json").read_bytes())
+    figures, metrics = None, {}
+    if (folder / EVALUATION).exists():
+        figures = msgspec.json.decode((folder / EVALUATION).read_bytes())
         metrics = {"recall_at_10": figures["ranker"]["recall_at_10"]}
     data = span(SOURCE, SHOP_BEGINS_MS, TEST_MS, run.events)
     try:
@@ -134,6 +138,8 @@ def export_(
     except ParityError as error:
         console.print(str(error))
         raise typer.Exit(1) from None
+    manifest = read_folder(to, POOL_SIZE).manifest
+    (to / "README.md").write_text(card(manifest, figures), "utf-8")
     size = sum(path.stat().st_size for path in to.iterdir())
     print(msgspec.json.encode({"parity": difference, "bytes": size, "to": str(to)}).decode())
 
