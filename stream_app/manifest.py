@@ -82,6 +82,17 @@ class Folder(Struct, frozen=True):
     graph: bytes
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """Return what a model's folder says of itself; whether it holds is for :func:`read_folder`.
+
+    Raises
+    ------
+    ModelError
+        When there is no manifest, or what is there is none.
+    """
+    return _decode(_read(folder / MANIFEST))
+
+
 def read_folder(folder: Path, pool_min: int) -> Folder:
     """Read and check the files of a model; what the graph computes is not checked here.
 
@@ -97,7 +108,7 @@ def read_folder(folder: Path, pool_min: int) -> Folder:
     ModelError
         When the files are missing, damaged, do not fit each other, or do not fit this program.
     """
-    manifest = _decode(_read(folder / MANIFEST))
+    manifest = read_manifest(folder)
     _check_fit(manifest, pool_min)
     for number, probe in enumerate(manifest.probes, 1):
         _check_probe(manifest, number, probe)

@@ -21,10 +21,11 @@ from rich.console import Console
 
 from stream_app.clock import monotonic_seconds
 from stream_app.config import Settings, load
-from stream_app.errors import ConfigError, StreamAppError
+from stream_app.errors import ConfigError, ModelError, StreamAppError
 from stream_app.event import encode
 from stream_app.ops.broker import BrokerError, EmbeddedBroker
 from stream_app.ops.demo_feed import Feed, Replies
+from stream_app.ops.demo_ranking import Ranking, model_folder
 from stream_app.ops.demo_result import Accounts, Result
 from stream_app.ops.demo_shops import SHOPS, ShopName
 from stream_app.ops.demo_story import Story
@@ -102,7 +103,7 @@ def run(
             return 1 if accounts.faults() else 0
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
-    except (BrokerError, DemoError, WorkerError) as error:
+    except (BrokerError, DemoError, ModelError, WorkerError) as error:
         errors.print(f"stream-app: {error}", style="red", markup=False)
         return 1
 
@@ -140,7 +141,8 @@ class _Demo:
         self._view = view
         self._start = monotonic_seconds()
         self._progress = Progress("", "starting", 0.0, 0)
-        self._shop_name = shop
+        self._shop = SHOPS[shop]
+        self._model: Path | None = None  # the folder that the worker was given
         self._counts_due = 0.0
         self._looks: deque[tuple[float, Counts]] = deque()
         self._folder = Path(stack.enter_context(TemporaryDirectory(prefix="stream-app-demo-")))
@@ -154,6 +156,7 @@ class _Demo:
             settings = self._open()
             feed, reader = self._load(settings, limit)
             self._until("waiting for the worker", self._is_ready)
+            self._learn_what_ranks()
             self._threads = feed, reader
             for thread in self._threads:
                 thread.start()
@@ -167,7 +170,9 @@ class _Demo:
             self._until("at a pace, for latency", lambda: feed.produced is not None)
             accounts = self._settle(feed, reader)
             self.story.finish()
-            result = Result.of(accounts.counts, rate, reader.latencies_ms, self._seconds)
+            result = Result.of(
+                accounts.counts, rate, reader.latencies_ms, self._seconds, self._progress.ranking
+            )
             self._progress = msgspec.structs.replace(self._progress, events_rate=rate)
             self._show("done", last=True)
         return accounts, result
@@ -185,13 +190,15 @@ class _Demo:
         self._stack.enter_context(self.broker)
         settings = load(brokers=self.broker.address, **SETTINGS)
         create(settings)
-        self._worker = self._stack.enter_context(DemoWorker(self.broker.address, self._folder))
+        self._model = model_folder(settings.model, self._shop.model)
+        worker = DemoWorker(self.broker.address, self._folder, self._model)
+        self._worker = self._stack.enter_context(worker)
         return settings
 
     def _load(self, settings: Settings, limit: int | None) -> tuple[Feed, Replies]:
         """Load the shop, publish its catalogue and make ready to produce."""
         self._show("loading the shop")
-        shop = SHOPS[self._shop_name](limit)
+        shop = self._shop(limit)
         items = shop.items()
         titles = {item.item_id: item.title.capitalize() for item in items if item.title}
         self.story = Story(shop.hero, titles, shop.who)
@@ -204,6 +211,23 @@ class _Demo:
         target = ProduceSettings(brokers=settings.brokers, topic=settings.topic("events"))
         feed = Feed(shop, shop.total - paced, target, self.story.happened)
         return feed, Replies(settings, feed, self.story)
+
+    def _learn_what_ranks(self) -> None:
+        """Ask the ready worker for its model; hits are counted from the end of its data on."""
+        asked: Counts | None = None
+
+        def told() -> bool:
+            nonlocal asked
+            assert self._worker is not None, "it is ready"
+            asked = self._worker.counts()
+            return asked is not None
+
+        self._until("asking what ranks", told)
+        assert asked is not None, "it has answered"
+        missing = self._shop.model is not None
+        ranking = Ranking.of(self._model, asked, missing=missing)
+        self._progress = msgspec.structs.replace(self._progress, ranking=ranking)
+        self.story.counted_from_ms = ranking.counted_from_ms
 
     def _settle(self, feed: Feed, reader: Replies) -> Accounts:
         """Wait until the accounts are even, within reason, and close them."""
@@ -266,6 +290,9 @@ class _Demo:
         counts = self._worker.counts()
         if counts is None:
             return
+        if self._progress.ranking.counted_from_ms is not None:
+            # The worker counts clicks from the first event on, so they would flatter its model.
+            counts = msgspec.structs.replace(counts, places={}, sources={})
         looks = self._looks
         looks.append((now, counts))
         while now - looks[0][0] > _RATE_SECONDS and len(looks) > 1:

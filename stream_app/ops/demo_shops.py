@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
@@ -16,6 +17,9 @@ ShopName = Literal["completejourney", "synthetic"]
 # A record, and the event in it; None where it is broken.
 Entry = tuple[Record, Event | None]
 
+# The ranking model that was trained on the real shop; it may be missing.
+MODEL_FOLDER = Path(__file__).with_name("demo_model")
+
 # Of recommendations, those that a drawn user gets to see: each makes eleven events.
 _SEEN_SHARE = 1 / 8
 
@@ -25,7 +29,7 @@ class DemoShop(Protocol):
 
     ``hero`` is the user whose story is told, ``who`` a word for one like that, ``total`` the number
     of entries. Of a shop that ``reacts`` the events depend on the recommendations, so it is kept
-    close to the worker.
+    close to the worker. ``model`` is the folder of the ranking model made for it, if any.
     """
 
     title: str
@@ -33,6 +37,7 @@ class DemoShop(Protocol):
     hero: str
     total: int
     reacts: bool
+    model: Path | None
 
     def entries(self) -> Iterator[Entry]:
         """Yield what happens, in the order of the log."""
@@ -53,6 +58,7 @@ class Grocer:
     title = "a grocer's year"
     who = "household"
     reacts = False
+    model: Path | None = MODEL_FOLDER
 
     def __init__(self, limit: int | None) -> None:
         self._shop = CompleteJourney()
@@ -86,6 +92,7 @@ class Drawn:
     title = "a drawn shop's months"
     who = "user"
     reacts = True
+    model: Path | None = None
 
     def __init__(self, limit: int | None) -> None:
         self._shop = SyntheticShop()

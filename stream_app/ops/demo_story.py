@@ -2,7 +2,8 @@
 
 A recommendation is held against what its user buys after the event that caused it, up to and
 including the event that causes the next one. The source is in time order, so these purchases stand
-later in the log: the recommender has not seen them.
+later in the log: the recommender has not seen them. A ranking model has seen those that it was
+trained on, so only recommendations made after its data ends are counted.
 """
 
 from collections import Counter
@@ -113,7 +114,8 @@ class Story:
     """Holds recommendations against purchases, and keeps the chapters of one user.
 
     Events come from the thread that produces and recommendations from the one that reads; a
-    recommendation never comes before the event that caused it.
+    recommendation never comes before the event that caused it. Those made from ``counted_from_ms``
+    on, in event time, are counted; None counts all. Set it before the first one.
 
     Parameters
     ----------
@@ -139,6 +141,7 @@ class Story:
         self.score = Score()
         self.hero_score = Score()
         self.chapter: Chapter | None = None
+        self.counted_from_ms: int | None = None
         self.time_ms = 0  # event time of the newest recommendation
         self._titles = titles
         self._users: dict[str, _User] = {}
@@ -170,10 +173,17 @@ class Story:
         """Return the title of an item, or its id if the catalogue does not know it."""
         return self._titles.get(item_id, item_id)
 
+    def counts(self, chapter: Chapter) -> bool:
+        """Tell whether a recommendation was made when the ranking model's data had ended."""
+        return self.counted_from_ms is None or chapter.time_ms >= self.counted_from_ms
+
     def _judge(self, chapter: Chapter | None) -> None:
         if chapter is None:
             return
-        self.score.add(chapter)
+        counted = self.counts(chapter)
+        if counted:
+            self.score.add(chapter)
         if chapter.user == self.hero and (chapter.bought or chapter.clicks):
-            self.hero_score.add(chapter)
+            if counted:
+                self.hero_score.add(chapter)
             self.chapter = chapter

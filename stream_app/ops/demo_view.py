@@ -16,6 +16,7 @@ from stream_app.clock import monotonic_seconds
 from stream_app.event import ChurnAlert, rfc3339
 from stream_app.ops.demo_feed import percentile
 from stream_app.ops.demo_learned import conversions, learned, lines_of, name_of
+from stream_app.ops.demo_ranking import Ranking, day
 from stream_app.ops.demo_result import Result
 from stream_app.ops.demo_story import Chapter, Score, Story
 from stream_app.ops.demo_worker import Counts
@@ -23,7 +24,7 @@ from stream_app.ops.demo_worker import Counts
 _FRAME_SECONDS = 0.25
 _LINE_SECONDS = 3.0
 _DWELL_SECONDS = 4.0  # a chapter stays so long, or nobody can read it
-_ROWS_BESIDE_ITEMS = 14  # of the picture
+_ROWS_BESIDE_ITEMS = 15  # of the picture
 _ROWS_MIN = 3
 _HIT, _CLICK = "✓", "→"
 _DEEDS = {"view": "looks at", "cart": "puts into the cart", "purchase": "buys"}
@@ -42,6 +43,7 @@ class Progress(msgspec.Struct, frozen=True):
     answers_rate: float = 0.0
     latencies_ms: Sequence[float] = ()
     story: Story | None = None
+    ranking: Ranking = Ranking()
     alerts: Mapping[str, int] = {}
     alert: ChurnAlert | None = None
 
@@ -88,10 +90,14 @@ class Lines(Silence):
         self._console = console
         self._due = 0.0
         self._phase = ""
+        self._ranking = ""
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         """Print a line if it is time to."""
         now = monotonic_seconds()
+        if progress.ranking.sentence != self._ranking:
+            self._ranking = progress.ranking.sentence
+            self._print(f"{progress.seconds:5.0f} s  {self._ranking}")
         if now < self._due and progress.phase == self._phase and not last:
             return
         self._due, self._phase = now + _LINE_SECONDS, progress.phase
@@ -109,9 +115,12 @@ class Lines(Silence):
             parts += [f"AUC {each.target} {each.auc:.3f}" for each in counts.quality if each.auc]
         if progress.latencies_ms:
             parts.append(_latency(progress.latencies_ms))
-        self._console.print("  ".join(parts), markup=False, highlight=False, soft_wrap=True)
+        self._print("  ".join(parts))
         if last and progress.story is not None and progress.story.chapter is not None:
             self._console.print(tell(progress, progress.story.chapter, self._console))
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class Picture:
@@ -206,7 +215,7 @@ def _figures(progress: Progress, console: Console) -> RenderableType:
         rfc3339(when)[:16].replace("T", " ") if when else "",
     )
     return Panel(
-        Group(bar, grid),
+        Group(bar, grid, Text(progress.ranking.sentence, no_wrap=True, overflow="ellipsis")),
         title=f"[b]stream-app demo[/]: {progress.title}, replayed through Kafka",
         title_align="left",
         subtitle=f"{progress.seconds:.0f} s",
@@ -243,11 +252,12 @@ def tell(progress: Progress, chapter: Chapter, console: Console) -> RenderableTy
         Group(
             table,
             Text(f"also bought: {others}", style="dim", no_wrap=True, overflow="ellipsis"),
-            _score(f"this {story.who}", story.hero_score),
-            _score(f"all {story.who}s", story.score),
+            _score(f"this {story.who}", story.hero_score, story.counted_from_ms),
+            _score(f"all {story.who}s", story.score, story.counted_from_ms),
         ),
         title=Text(
-            f"{story.who} {chapter.user}, {rfc3339(chapter.time_ms)[:16].replace('T', ' ')}, "
+            f"{story.who} {chapter.user}, {rfc3339(chapter.time_ms)[:16].replace('T', ' ')}"
+            f"{'' if story.counts(chapter) else ' (the model learned from this time)'}, "
             f"{_DEEDS.get(chapter.deed, chapter.deed)} {story.title(chapter.cause)}"
         ),
         title_align="left",
@@ -257,11 +267,15 @@ def tell(progress: Progress, chapter: Chapter, console: Console) -> RenderableTy
     )
 
 
-def _score(who: str, score: Score) -> RenderableType:
-    """Return how many recommendations had a hit."""
+def _score(who: str, score: Score, since_ms: int | None) -> Text:
+    """Return how many recommendations had a hit, of those made since the model's data ended."""
     text = Text(f"{who}: ", no_wrap=True, overflow="ellipsis")
+    if since_ms is not None and not score.judged:
+        text.append(f"nothing is counted yet; hits count from {day(since_ms)} on", style="dim")
+        return text
     text.append(f"{score.right:,} of {score.judged:,}", style="bold")
-    text.append(f" recommendations had a hit {_HIT} ({score.share:.0%})")
+    since = "" if since_ms is None else f" since {day(since_ms)}"
+    text.append(f" recommendations{since} had a hit {_HIT} ({score.share:.0%})")
     return text
 
 
@@ -275,10 +289,14 @@ def outcome(result: Result, counts: Counts, story: Story) -> RenderableType:
     table.add_row("events a second", f"{result.events_per_second:,.0f}")
     table.add_section()
     table.add_row("recommendations", f"{result.recommendations:,}")
-    score = story.score
-    table.add_row(
-        "... with a product bought before the next", f"{score.right:,} ({score.share:.0%})"
-    )
+    if counts.model is not None:
+        name, version = counts.model
+        table.add_row(f"... by the model {name}, version {version}", f"{result.model_answers:,}")
+    table.add_row("... by the formula", f"{result.fallback_answers:,}")
+    score, since_ms = story.score, story.counted_from_ms
+    since = "" if since_ms is None else f", made from {day(since_ms)} on"
+    table.add_row(f"... counted: a purchase followed{since}", f"{score.judged:,}")
+    table.add_row("... that named a product bought then", f"{score.right:,} ({score.share:.0%})")
     for source, count in score.sources.most_common():
         table.add_row(f"    such products that came from {source}", f"{count:,}")
     for title, by in (("at place", counts.places), ("from", counts.sources)):

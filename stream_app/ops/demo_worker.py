@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_app.errors import StreamAppError
 from stream_app.metrics import ALL_PARTITIONS
 from stream_app.ops.demo_child import Child, free_port
+from stream_app.runtime.observe import NO_FALLBACK
 
 # A single worker process on one machine: nobody has to be declared dead, so it joins fast.
 _SESSION_TIMEOUT_SECONDS = 6
@@ -44,7 +45,9 @@ class Counts(msgspec.Struct, frozen=True):
     ``position`` is the sum over the partitions, hence how many records are consumed; it is
     measured once a second, the others at once. ``quality`` has the targets predicted so far, most
     judged first; ``places`` and ``sources`` what became of recommended items, by event and place,
-    and by event and source.
+    and by event and source. ``model`` is the name and version of the ranking model that is loaded,
+    ``refusal`` why one was refused; ``model_answers`` and ``fallback_answers`` are the
+    recommendations that it scored, and those that the formula did.
     """
 
     position: int = 0
@@ -58,6 +61,10 @@ class Counts(msgspec.Struct, frozen=True):
     quality: tuple[Quality, ...] = ()
     places: Mapping[str, Mapping[str, int]] = {}
     sources: Mapping[str, Mapping[str, int]] = {}
+    model: tuple[str, str] | None = None
+    refusal: str | None = None
+    model_answers: int = 0
+    fallback_answers: int = 0
 
     @classmethod
     def parse(cls, text: str) -> "Counts":
@@ -71,6 +78,8 @@ class Counts(msgspec.Struct, frozen=True):
         kinds: dict[tuple[str, str], dict[str, float]] = {}
         places: dict[str, dict[str, int]] = {}
         sources: dict[str, dict[str, int]] = {}
+        model: tuple[str, str] | None = None
+        refusal: str | None = None
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels, value = sample.labels, sample.value
@@ -85,6 +94,13 @@ class Counts(msgspec.Struct, frozen=True):
                     places.setdefault(labels["event"], {})[labels["place"]] = int(value)
                 elif sample.name == "stream_app_recommended_sources_total":
                     sources.setdefault(labels["event"], {})[labels["source"]] = int(value)
+                elif sample.name == "stream_app_answers_total":
+                    field = "by_model" if labels["fallback"] == NO_FALLBACK else "by_formula"
+                    sums[field] = sums.get(field, 0.0) + value
+                elif sample.name == "stream_app_model_info":
+                    model = labels["name"], labels["version"]
+                elif sample.name == "stream_app_model_refusals_total":
+                    refusal = labels["reason"]
         quality = [_quality(kind, figures) for kind, figures in kinds.items()]
         quality.sort(key=lambda each: (-each.judged, -each.sent))
         return cls(
@@ -99,6 +115,10 @@ class Counts(msgspec.Struct, frozen=True):
             quality=tuple(quality),
             places=places,
             sources=sources,
+            model=model,
+            refusal=refusal,
+            model_answers=int(sums.get("by_model", 0)),
+            fallback_answers=int(sums.get("by_formula", 0)),
         )
 
     @property
@@ -153,12 +173,19 @@ class DemoWorker(Child):
         host:port.
     folder
         Where its log goes.
+    model
+        Folder of the ranking model that it is to load; None for that of the user's settings, if
+        there is any.
     environment
         What it starts from.
     """
 
     def __init__(
-        self, brokers: str, folder: Path, environment: Mapping[str, str] = os.environ
+        self,
+        brokers: str,
+        folder: Path,
+        model: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._port = free_port()
         settings = {
@@ -166,6 +193,8 @@ class DemoWorker(Child):
             "brokers": brokers,
             "metrics_port": str(self._port),
         }
+        if model is not None:
+            settings["model"] = str(model)
         ours = {f"STREAM_APP_{name.upper()}": value for name, value in settings.items()}
         command = [sys.executable, "-m", "stream_app", "worker"]
         super().__init__(command, folder / "worker.log", {**environment, **ours})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,23 +15,38 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from stream_app.config import DAY_MS
 from stream_app.errors import ConfigError
 from stream_app.event import Cause, ChurnAlert, Event, RankedItem, Recommendation
 from stream_app.ops import demo
 from stream_app.ops.demo_learned import learned, lines_of
-from stream_app.ops.demo_result import Accounts
+from stream_app.ops.demo_ranking import Ranking, model_folder
+from stream_app.ops.demo_result import Accounts, Result
+from stream_app.ops.demo_shops import MODEL_FOLDER, SHOPS
 from stream_app.ops.demo_story import Story
-from stream_app.ops.demo_worker import Counts, Quality
+from stream_app.ops.demo_view import Lines, Picture, Progress, outcome
+from stream_app.ops.demo_worker import Counts, DemoWorker, Quality
+from tests.models import NAME, VERSION, flip_bit, write_model
 
 COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events"]
 RUN_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 30.0
 KEYS = (
     "consumed processed rejected duplicate recommendations predictions churn_alerts auc judged "
-    "events_per_second latency_ms_p50 latency_ms_p99 latency_samples seconds"
+    "events_per_second latency_ms_p50 latency_ms_p99 latency_samples seconds "
+    "model model_answers fallback_answers hits_counted_from"
 )
 
-EVEN = Counts(position=10, processed=7, rejected=2, duplicate=1, recommendations=4, churn_alerts=3)
+EVEN = Counts(
+    position=10,
+    processed=7,
+    rejected=2,
+    duplicate=1,
+    recommendations=4,
+    churn_alerts=3,
+    model_answers=3,
+    fallback_answers=1,
+)
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -91,17 +107,26 @@ def told(*items: str, hero: str = "h") -> Story:
     return story
 
 
-def result_of(*arguments: str) -> dict[str, Any]:
+def result_of(*arguments: str, model: Path | None = None) -> dict[str, Any]:
     """Return the object that a whole run prints; its accounts are even."""
+    environment = dict(os.environ)
+    if model is not None:
+        environment |= {"STREAM_APP_MODEL": str(model), "STREAM_APP_MODEL_MS_MAX": "1000"}
     command = [*COMMAND, *arguments, "--json"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=RUN_SECONDS_MAX, check=False
+        command,
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS_MAX,
+        check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     result: dict[str, Any] = json.loads(line)
     assert list(result) == KEYS.split()
     assert result["consumed"] == sum(result[k] for k in ("processed", "rejected", "duplicate"))
+    assert result["recommendations"] == result["model_answers"] + result["fallback_answers"]
     assert 0 < result["latency_ms_p50"] <= result["latency_ms_p99"]
     return result
 
@@ -128,6 +153,39 @@ def test_demo_of_the_drawn_shop_closes_the_loop() -> None:
     assert result["rejected"] > 0, "some records are broken"
     assert result["duplicate"] > 0
     assert all(result["judged"][target] > 0 for target in ("purchase", "comment", "share"))
+    assert (result["model"], result["model_answers"], result["hits_counted_from"]) == (
+        None,
+        0,
+        None,
+    )
+
+
+def test_demo_counts_hits_after_its_models_data(tmp_path: Path) -> None:
+    """With a model that ranks, the result names it, its answers and when counting began."""
+    result = result_of("3000", model=write_model(tmp_path / "model"))
+    assert result["model"] == {"name": NAME, "version": VERSION}
+    assert result["model_answers"] > 0.9 * result["recommendations"] > 0
+    assert result["hits_counted_from"] == "2017-11-05T00:00:00.000Z"
+
+
+def test_demo_with_a_refused_model_says_so(tmp_path: Path) -> None:
+    """A damaged model is named in one line, and the formula answers; all answers count."""
+    model = write_model(tmp_path / "model")
+    flip_bit(model / "ranker.onnx")
+    done = subprocess.run(
+        [*COMMAND, "3000"],
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS_MAX,
+        check=False,
+        env={**os.environ, "STREAM_APP_MODEL": str(model)},
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (said,) = (line for line in lines if "refused" in line)
+    assert said.endswith("the worker refused its ranking model (corrupt): the formula ranks")
+    assert "by the model" not in done.stdout
+    assert re.search(r"by the formula +│ +[1-9]", done.stdout)
 
 
 def test_demo_when_interrupted_leaves_nothing() -> None:
@@ -176,6 +234,10 @@ def test_accounts_that_are_even_pass() -> None:
         (Accounts(10, 3, 3, EVEN), "the worker made 4 recommendations, 3 were read"),
         (Accounts(10, 5, 3, EVEN), "the worker made 4 recommendations, 5 were read"),
         (Accounts(10, 4, 2, EVEN), "the worker made 3 churn alerts, 2 were read"),
+        (
+            Accounts(10, 4, 3, msgspec.structs.replace(EVEN, fallback_answers=0)),
+            "the worker made 4 recommendations, but 3 by the model + 0 by the formula = 3",
+        ),
     ],
 )
 def test_accounts_that_are_uneven_fail(accounts: Accounts, fault: str) -> None:
@@ -249,6 +311,117 @@ def test_story_tells_clicks_from_purchases() -> None:
     assert (story.chapter.hits, story.score.judged) == ([], 0)
 
 
+def picture(story: Story, ranking: Ranking) -> str:
+    """Return the live picture of a run, at its end."""
+    console = Console(width=120, height=50, record=True, file=StringIO(), force_terminal=True)
+    with Picture(console) as view:
+        view.show(Progress("a shop", "done", 1.0, 5, story=story, ranking=ranking), last=True)
+    return console.export_text()
+
+
+LOADED = Ranking("tiny 7 ranks", 2 * DAY_MS)
+
+
+@pytest.mark.parametrize(("number", "counted"), [(2 * DAY_MS - 1, 0), (2 * DAY_MS, 1)])
+def test_story_counts_from_the_end_of_the_models_data_on(number: int, counted: int) -> None:
+    """A recommendation made before it is told and not counted; one made right then is counted."""
+    story = Story("h", {})
+    story.counted_from_ms = LOADED.counted_from_ms
+    story.happened(purchase(number, "milk"))
+    story.recommended(answer(number, "bread"))
+    story.happened(purchase(3 * DAY_MS, "bread"))
+    story.finish()
+    assert story.chapter is not None
+    assert story.counts(story.chapter) == bool(counted)
+    assert story.score.judged == story.score.right == story.score.hits == counted
+    assert story.hero_score.judged == counted
+    assert sum(story.score.sources.values()) == counted
+    shown = picture(story, LOADED)
+    assert "tiny 7 ranks" in shown
+    assert ("nothing is counted yet; hits count from 1970-01-03 on" in shown) != counted
+    assert ("(the model learned from this time)" in shown) != counted
+    assert ("1 of 1 recommendations since 1970-01-03 had a hit" in shown) == counted
+
+
+def test_picture_without_a_model_counts_everything() -> None:
+    """Nothing is marked, and no date is named, where no model has learned from anything."""
+    story = told("milk", "bread")
+    story.recommended(answer(0, "bread"))
+    story.finish()
+    shown = picture(story, Ranking("this shop has no ranking model: the formula ranks"))
+    assert "1 of 1 recommendations had a hit" in shown
+    assert "the model learned" not in shown
+    assert "this shop has no ranking model: the formula ranks" in shown
+
+
+def test_summary_names_the_model_and_what_is_counted() -> None:
+    """It says who answered how many, how many are counted, and from which day on."""
+    story = told("milk", "bread")
+    story.counted_from_ms = LOADED.counted_from_ms
+    counts = msgspec.structs.replace(EVEN, model=("tiny", "7"))
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(outcome(Result.of(counts, 1.0, [1.0], 1.0, LOADED), counts, story))
+    text = re.sub(r"[│ ]+", " ", console.export_text())
+    assert "... by the model tiny, version 7 3 " in text
+    assert "... by the formula 1 " in text
+    assert "... counted: a purchase followed, made from 1970-01-03 on 0 " in text
+
+
+def test_lines_say_once_what_ranks() -> None:
+    """Where there is no terminal to draw on, the sentence about the model is printed once."""
+    console = Console(width=100, record=True, file=StringIO())
+    view = Lines(console)
+    for phase in ("one", "two", "three"):
+        view.show(Progress("a shop", phase, 1.0, 5, ranking=LOADED))
+    assert console.export_text().count("tiny 7 ranks") == 1
+
+
+def test_ranking_is_told_from_what_the_worker_loaded(tmp_path: Path) -> None:
+    """A date to count from comes from a loaded model alone; all else is a sentence."""
+    folder = write_model(tmp_path / "model")
+    loaded = Ranking.of(folder, Counts(model=("tiny", "7")), missing=False)
+    assert loaded.counted_from_ms == 1_509_840_000_000
+    assert loaded.sentence.startswith("tiny 7 ranks; hits count from 2017-11-05 on")
+    for folder_, counts, missing, words in (
+        (folder, Counts(refusal="corrupt"), False, "refused its ranking model (corrupt)"),
+        (None, Counts(), True, "is not installed"),
+        (None, Counts(), False, "has no ranking model"),
+    ):
+        ranking = Ranking.of(folder_, counts, missing=missing)
+        assert words in ranking.sentence
+        assert ranking.sentence.endswith(": the formula ranks")
+        assert ranking.counted_from_ms is None
+
+
+def test_model_with_a_broken_millisecond_counts_from_the_next(tmp_path: Path) -> None:
+    """Data that ends within a millisecond takes in all of it."""
+    data = {
+        "source": "made up",
+        "from": "1970-01-01T00:00:00Z",
+        "until": "1970-01-01T01:00:00.0001+01:00",
+        "events": 1,
+    }
+    folder = write_model(tmp_path, data=data)
+    assert Ranking.of(folder, Counts(model=("m", "1")), missing=False).counted_from_ms == 1
+
+
+def test_shop_has_its_model_if_it_is_there(tmp_path: Path) -> None:
+    """The grocer's folder is used when it exists, the drawn shop has none, one's own wins."""
+    assert SHOPS["completejourney"].model == MODEL_FOLDER
+    assert SHOPS["synthetic"].model is None
+    assert model_folder(None, tmp_path) == tmp_path
+    assert model_folder(None, tmp_path / "missing") is None
+    assert model_folder(None, None) is None
+    assert model_folder(tmp_path / "own", tmp_path) == tmp_path / "own"
+
+
+def test_worker_is_given_the_model(tmp_path: Path) -> None:
+    """The folder reaches the worker as a setting; without one the environment stays as it is."""
+    with_model = DemoWorker("b:1", tmp_path, tmp_path / "model", {})
+    assert with_model._environment["STREAM_APP_MODEL"] == str(tmp_path / "model")
+    assert "STREAM_APP_MODEL" not in DemoWorker("b:1", tmp_path, None, {})._environment
+
+
 METRICS = """\
 stream_app_records_total{outcome="processed"} 5.0
 stream_app_outputs_total{topic="predictions"} 7.0
@@ -261,6 +434,10 @@ stream_app_auc{horizon="7d",partition="all",target="purchase"} 0.75
 stream_app_calibration_error{horizon="7d",partition="all",target="purchase"} NaN
 stream_app_recommended_places_total{event="click",place="2"} 4.0
 stream_app_recommended_sources_total{event="click",source="repeat"} 4.0
+stream_app_answers_total{fallback="none",model="tiny"} 8.0
+stream_app_answers_total{fallback="linear-formula",model="linear-formula"} 2.0
+stream_app_model_info{name="tiny",version="7"} 1.0
+stream_app_model_refusals_total{reason="too_slow"} 1.0
 """
 
 
@@ -274,6 +451,8 @@ def test_counts_are_read_from_the_metrics() -> None:
     )
     assert counts.places == {"click": {"2": 4}}
     assert counts.sources == {"click": {"repeat": 4}}
+    assert (counts.model, counts.refusal) == (("tiny", "7"), "too_slow")
+    assert (counts.model_answers, counts.fallback_answers) == (8, 2)
 
 
 def test_picture_fits_a_small_terminal() -> None:
