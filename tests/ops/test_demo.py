@@ -26,7 +26,7 @@ from stream_app.ops.demo_shops import MODEL_FOLDER, SHOPS
 from stream_app.ops.demo_story import Story
 from stream_app.ops.demo_view import Lines, Picture, Progress, outcome
 from stream_app.ops.demo_worker import Counts, DemoWorker, Quality
-from tests.models import NAME, VERSION, flip_bit, write_model
+from tests.onnx_model import NAME, VERSION, flip_bit, write_model
 
 COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events"]
 RUN_SECONDS_MAX = 120.0
