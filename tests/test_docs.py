@@ -130,6 +130,7 @@ def test_events_and_items_are_described() -> None:
     [
         ("user", state.USER_LAYOUT),
         ("item", state.ITEM_LAYOUT),
+        ("context", state.CONTEXT_LAYOUT),
         ("partition", state.PARTITION_LAYOUT),
     ],
 )

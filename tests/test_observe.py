@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from stream_app import metrics
 from stream_app.config import Settings
 from stream_app.errors import CommitError
 from stream_app.event import encode
@@ -17,7 +18,7 @@ from stream_app.runtime.changelog import KeyValue
 from stream_app.runtime.observe import Observer
 from stream_app.runtime.sink import Commit
 from stream_app.runtime.task import PartitionTask, Ports, World
-from stream_app.steps import Answers, Batch, Forecast, Joined, Judged, Ranked, Scored
+from stream_app.steps import SOURCES, Answers, Batch, Forecast, Joined, Judged, Ranked, Scored
 from tests.conftest import MINUTE_MS, START_MS, Record, context, event, fresh, request
 
 PROGRAM = Settings(app="observed", partitions=1, replay=True, commit_interval_ms=0)
@@ -95,6 +96,18 @@ def test_what_became_of_recommendations_is_counted(observer: Observer) -> None:
     commit(observer, outputs(joined=joined))
     after = [value(name, **labels) for name, labels in names]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 1, 2, 1, 0]
+
+
+def test_each_source_has_a_label(observer: Observer) -> None:
+    """An item of all sources counts for each of the seven, and there are no other labels."""
+    name = "stream_app_recommended_sources_total"
+    labels = [{"event": "impression", "source": source} for source in SOURCES.values()]
+    before = [value(name, **each) for each in labels]
+    commit(observer, outputs(joined=[Joined("impression", 1, 255, named=True)]))
+    after = [value(name, **each) for each in labels]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1] * 7
+    (family,) = metrics.SOURCES.collect()
+    assert {sample.labels["source"] for sample in family.samples} <= set(SOURCES.values())
 
 
 def test_predictions_are_counted_by_target(observer: Observer) -> None:

@@ -34,7 +34,7 @@ FORMULA_WEIGHTS = {
     "gap_days": 0.0,
     "content": 1e-6,  # decides between items that nobody has wanted yet
     "is_new": 0.0,
-    "log_here": 0.3,
+    "log_here": 0.1,
 }
 _WEIGHTS = tuple(FORMULA_WEIGHTS[name] for name in FEATURE_NAMES)
 

@@ -22,6 +22,8 @@ from stream_app.stages.emit import (
     explain,
 )
 from stream_app.steps import (
+    FEATURE_NAMES,
+    SOURCES,
     Alarm,
     Answers,
     Batch,
@@ -112,14 +114,26 @@ def test_empty_answer_goes_to_who_asked() -> None:
 
 def test_reasons_say_where_a_candidate_came_from() -> None:
     """There is one reason for each source, with recency and rhythm for what is bought again."""
-    rows = ((0.0,) * 9 + (3.2, 6.9), (0.0,) * 9 + (1.0, 0.0), (0.0,) * 11)
-    asked = msgspec.structs.replace(request(3), features=rows, sources=(1 | 8, 1, 2 | 4))
+    rows = tuple(
+        tuple(known.get(name, 0.5) for name in FEATURE_NAMES)
+        for known in (
+            {"recency_days": 3.2, "gap_days": 6.9},
+            {"recency_days": 1.0, "gap_days": 0.0},
+            {},
+            {},
+        )
+    )
+    bits = (1 | 8, 1, 2 | 4, 16 | 32 | 64)
+    asked = msgspec.structs.replace(request(4), features=rows, sources=bits)
     assert explain(asked, 0) == ["bought 3 days ago, usually every 7 days", "popular here"]
     assert explain(asked, 1) == ["bought 1 days ago"]
     assert explain(asked, 2) == [
         "others went on to it from this user's last items",
         "trending here",
     ]
+    assert explain(asked, 3) == ["like this user's last items", "new", "popular in this context"]
+    for bit in SOURCES:
+        assert len(explain(msgspec.structs.replace(asked, sources=(bit,) * 4), 0)) == 1
 
 
 def test_notes_keep_the_last_three() -> None:
