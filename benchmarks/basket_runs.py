@@ -160,25 +160,23 @@ def through_broker(
     with tempfile.TemporaryDirectory(prefix="next-basket-") as name:
         folder = Path(name)
         with EmbeddedBroker(folder) as broker:
-            environment = _environment(folder, broker.address, partitions, model)
+            environment = _environment(folder, broker.address, partitions)
             command = [sys.executable, "-m", "stream_app", "topics", "create"]
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             produce(catalog, ProduceSettings(brokers=broker.address, topic=TOPICS.catalog))
-            with DemoWorker(broker.address, folder, environment) as worker:
+            with DemoWorker(broker.address, folder, model, environment) as worker:
                 target = ProduceSettings(brokers=broker.address, topic=TOPICS.events)
                 sent = produce(records, target, lambda count: report("acknowledged", count)).sent
                 progress = _Progress(worker, sent, report)
                 return _collect(broker.address, partitions, progress)
 
 
-def _environment(folder: Path, brokers: str, partitions: int, model: Path | None) -> dict[str, str]:
+def _environment(folder: Path, brokers: str, partitions: int) -> dict[str, str]:
     """Return what the program starts from: none of the user's own settings, but these."""
     file = folder / "settings.toml"
     file.write_text("[stages]\nrecommend_on = []\n", encoding="utf-8")
     ours = {"CONFIG": str(file), "BROKERS": brokers, "PARTITIONS": str(partitions)}
     ours |= {"REPLAY": "true", "GUARANTEE": "at_least_once"}
-    if model is not None:
-        ours["MODEL"] = str(model.absolute())
     kept = {name: text for name, text in os.environ.items() if not name.startswith("STREAM_APP_")}
     return kept | {f"STREAM_APP_{name}": text for name, text in ours.items()}
 

@@ -10,7 +10,9 @@ from benchmarks.harness import Log
 from benchmarks.workload import ASKED_ONLY, PARTITIONS, TOPIC, purchases, to_logs, with_requests
 from stream_app.clock import cpu_seconds
 from stream_app.pipeline import Context, next_batch, process
+from stream_app.shelves import Shelves
 from stream_app.state import PartitionState
+from stream_app.steps import Scorer
 
 BATCH_RECORDS = 128
 
@@ -49,12 +51,23 @@ class Laps:
 
 
 def measure(
-    logs: Mapping[int, Sequence[Log]], *, by_stage: bool = True, records_max: int = BATCH_RECORDS
+    logs: Mapping[int, Sequence[Log]],
+    *,
+    by_stage: bool = True,
+    records_max: int = BATCH_RECORDS,
+    ranker: Scorer | None = None,
+    shelves: Shelves | None = None,
 ) -> Cost:
-    """Run each partition's log through the stages, batch after batch."""
+    """Run each partition's log through the stages, batch after batch.
+
+    Without a ``ranker`` the formula scores, without ``shelves`` the catalogue is empty.
+    """
     laps = Laps()
     lap = laps.lap if by_stage else len
-    context = Context(ASKED_ONLY, PARTITIONS, {}, lap=lap)
+    shelves = shelves or Shelves()
+    context = Context(
+        ASKED_ONLY, PARTITIONS, shelves.catalog, lap=lap, shelves=shelves, ranker=ranker
+    )
     batches = recommendations = size = 0
     seconds = 0.0
     for partition, log in logs.items():

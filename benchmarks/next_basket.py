@@ -30,7 +30,6 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import stream_app
 from benchmarks.basket_references import References
 from benchmarks.basket_report import BEST_REFERENCE, Result, Score, write
 from benchmarks.basket_runs import direct, through_broker
@@ -42,6 +41,7 @@ from stream_app.errors import StreamAppError
 from stream_app.event import Event, encode
 from stream_app.hashing import id_hash
 from stream_app.manifest import read_folder
+from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources import Record
 from stream_app.sources.completejourney import CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
@@ -52,8 +52,6 @@ TOP = 10
 PARTITIONS = 4
 # A full run with a lower Recall@10 fails. The best reference reaches .2032, the formula .2117.
 RECALL_MIN, RECALL_MIN_FORMULA = 0.212, 0.203
-# The demo's model, which was trained on purchases before FROM_MS.
-MODEL = Path(stream_app.__file__).parent / "ops" / "demo_model"
 ASKED = "ask-"  # with the basket's id behind it, the id of the event that asks
 DRAWS = 2_000  # of the bootstrap
 _COLUMNS = 100  # of the table, wherever it goes
@@ -314,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--direct", action="store_true", help="in this process, without a broker")
     parser.add_argument(
         "--model",
-        default=str(MODEL),
+        default=str(MODEL_FOLDER),  # trained on purchases before FROM_MS
         metavar="FOLDER",
         help="the model that ranks, or `none`; by default the demo's",
     )

@@ -1,4 +1,4 @@
-"""What a ranking model costs: µs of CPU a scored user, filling and checking included.
+"""What a ranking model costs: µs of CPU a scored user, and its share of a worker's time.
 
 ``python -m benchmarks.ranker FOLDER`` prints a table and a last line of JSON.
 """
@@ -6,7 +6,7 @@
 import argparse
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -14,6 +14,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import in_process
+from benchmarks.basket_report import RESULTS
+from benchmarks.workload import purchases, shelves, to_logs, with_requests
 from stream_app.clock import cpu_seconds, monotonic_seconds
 from stream_app.errors import ModelError
 from stream_app.hashing import id_hash
@@ -60,12 +63,46 @@ def measure(folder: Path, runs: int = 200, clock: Callable[[], float] = cpu_seco
     return costs
 
 
-def main() -> int:
+class Share(msgspec.Struct, frozen=True):
+    """What the model is of all that an event costs, where one event in five is a request.
+
+    µs of CPU an event: in all with the model, in stage 8 with it, in all with the formula.
+    """
+
+    events: int
+    with_model_us: float
+    score_us: float
+    with_formula_us: float
+    share: float
+
+
+def share(folder: Path, count: int) -> Share:
+    """Return the model's share of a worker's time, by running events with it and without it."""
+    ranker = Ranker.load(
+        folder, clock=monotonic_seconds, milliseconds_max=10_000, pool_min=POOL_SIZE
+    )
+    logs = to_logs(with_requests(purchases(count * 4 // 5)))
+    plain = in_process.measure(logs, shelves=shelves())
+    ranked = in_process.measure(logs, shelves=shelves(), ranker=ranker)
+    score_us = ranked.stages["score"]
+    return Share(
+        ranked.events,
+        ranked.cpu_us,
+        score_us,
+        plain.cpu_us,
+        round(score_us / ranked.cpu_us, 3),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the model of a folder, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranker", description=__doc__)
     parser.add_argument("folder", type=Path, help="with the files of the model")
+    parser.add_argument("--events", type=int, default=50_000, help="for the share; default 50,000")
+    parser.add_argument("--write", action="store_true", help="write docs/results/ranker_cost.json")
+    options = parser.parse_args(arguments)
     try:
-        costs = measure(parser.parse_args().folder)
+        costs, whole = measure(options.folder), share(options.folder, options.events)
     except ModelError as error:
         print(f"{error.reason}: {error}", file=sys.stderr)
         return 1
@@ -73,7 +110,11 @@ def main() -> int:
     for cost in costs:
         table.add_row(str(cost.candidates), f"{cost.cpu_us:.1f}")
     Console().print(table)
-    print(msgspec.json.encode(costs).decode())
+    figures = {"requests": costs, "one_in_five": whole}
+    if options.write:
+        text = msgspec.json.format(msgspec.json.encode(figures), indent=1)
+        (RESULTS / "ranker_cost.json").write_bytes(text + b"\n")
+    print(msgspec.json.encode(figures).decode())
     return 0
 
 
