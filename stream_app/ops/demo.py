@@ -191,7 +191,7 @@ class _Demo:
         settings = load(brokers=self.broker.address, **SETTINGS)
         create(settings)
         self._model = model_folder(settings.model, self._shop.model)
-        worker = DemoWorker(self.broker.address, self._folder, model=self._model)
+        worker = DemoWorker(self.broker.address, self._folder, self._model)
         self._worker = self._stack.enter_context(worker)
         return settings
 

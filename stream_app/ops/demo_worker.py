@@ -173,19 +173,19 @@ class DemoWorker(Child):
         host:port.
     folder
         Where its log goes.
-    environment
-        What it starts from.
     model
         Folder of the ranking model that it is to load; None for that of the user's settings, if
         there is any.
+    environment
+        What it starts from.
     """
 
     def __init__(
         self,
         brokers: str,
         folder: Path,
-        environment: Mapping[str, str] = os.environ,
         model: Path | None = None,
+        environment: Mapping[str, str] = os.environ,
     ) -> None:
         self._port = free_port()
         settings = {

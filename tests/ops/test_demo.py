@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -420,20 +421,20 @@ def test_shop_has_its_model_if_it_is_there(tmp_path: Path) -> None:
 
 
 def test_packaged_model_can_be_read() -> None:
-    """The folder that comes along, if it does, is one that a worker takes."""
+    """The model's folder ships with the program, and if it is there, a worker can take it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["setuptools"]["package-data"]["stream_app.ops"]
+    assert f"{MODEL_FOLDER.name}/*" in shipped
     if MODEL_FOLDER.is_dir():
-        assert read_folder(MODEL_FOLDER, POOL_SIZE).manifest.data.until.year == 2017
-    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
-        "setuptools"
-    ]["package-data"]
-    assert f"{MODEL_FOLDER.name}/*" in package_data["stream_app.ops"]
+        manifest = read_folder(MODEL_FOLDER, POOL_SIZE).manifest
+        assert manifest.data.until == datetime(2017, 11, 5, tzinfo=UTC)
 
 
 def test_worker_is_given_the_model(tmp_path: Path) -> None:
     """The folder reaches the worker as a setting; without one the environment stays as it is."""
-    with_model = DemoWorker("b:1", tmp_path, {}, tmp_path / "model")
+    with_model = DemoWorker("b:1", tmp_path, tmp_path / "model", {})
     assert with_model._environment["STREAM_APP_MODEL"] == str(tmp_path / "model")
-    assert "STREAM_APP_MODEL" not in DemoWorker("b:1", tmp_path, {})._environment
+    assert "STREAM_APP_MODEL" not in DemoWorker("b:1", tmp_path, None, {})._environment
 
 
 METRICS = """\
