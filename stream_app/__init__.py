@@ -49,8 +49,8 @@ The house, its rooms in the order that an event passes through them::
       produce.py          events to Kafka, with a progress bar
       broker.py           the demo's embedded broker
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
-                          demo_shops.py and demo_feed.py feed it, demo_story.py, demo_view.py,
-                          demo_learned.py and demo_result.py show it
+                          demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
+                          demo_story.py, demo_view.py, demo_learned.py and demo_result.py show it
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from rich.console import Console
 from stream_app.config import DAY_MS
 from stream_app.errors import ConfigError
 from stream_app.event import Cause, ChurnAlert, Event, RankedItem, Recommendation
+from stream_app.manifest import read_folder
 from stream_app.ops import demo
 from stream_app.ops.demo_learned import learned, lines_of
 from stream_app.ops.demo_ranking import Ranking, model_folder
@@ -26,8 +29,10 @@ from stream_app.ops.demo_shops import MODEL_FOLDER, SHOPS
 from stream_app.ops.demo_story import Story
 from stream_app.ops.demo_view import Lines, Picture, Progress, outcome
 from stream_app.ops.demo_worker import Counts, DemoWorker, Quality
+from stream_app.stages.candidates import POOL_SIZE
 from tests.onnx_model import NAME, VERSION, flip_bit, write_model
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "stream_app", "demo", "--events"]
 RUN_SECONDS_MAX = 120.0
 END_SECONDS_MAX = 30.0
@@ -413,6 +418,16 @@ def test_shop_has_its_model_if_it_is_there(tmp_path: Path) -> None:
     assert model_folder(None, tmp_path / "missing") is None
     assert model_folder(None, None) is None
     assert model_folder(tmp_path / "own", tmp_path) == tmp_path / "own"
+
+
+def test_packaged_model_can_be_read() -> None:
+    """The model's folder ships with the program, and if it is there, a worker can take it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shipped = project["tool"]["setuptools"]["package-data"]["stream_app.ops"]
+    assert f"{MODEL_FOLDER.name}/*" in shipped
+    if MODEL_FOLDER.is_dir():
+        manifest = read_folder(MODEL_FOLDER, POOL_SIZE).manifest
+        assert manifest.data.until == datetime(2017, 11, 5, tzinfo=UTC)
 
 
 def test_worker_is_given_the_model(tmp_path: Path) -> None:
