@@ -228,6 +228,7 @@ def train(
                 validation.user,
             )
         epochs.append(Epoch(round(encoder, 4), round(head, 4), found))
+        Console(stderr=True).print(_told(number + 1, epochs[-1]))
         waited += 1
         if found is None or found.ndcg_at_10 > best_ndcg:
             best, waited = jax.tree.map(jnp.copy, nnx.state(model)), 0
@@ -248,6 +249,14 @@ def _scale(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     deviation = rows.std(axis=0)
     varies = deviation > _LEAST_DEVIATION
     return np.where(varies, 1.0 / np.maximum(deviation, _LEAST_DEVIATION), 0.0).astype(np.float32)
+
+
+def _told(number: int, epoch: Epoch) -> str:
+    """Return an epoch in words."""
+    text = f"epoch {number}: losses {epoch.encoder_loss} (encoder), {epoch.head_loss} (head)"
+    if epoch.validation is not None:
+        text += f"; validation NDCG@10 {epoch.validation.ndcg_at_10}"
+    return text
 
 
 def _batches(
