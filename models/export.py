@@ -110,15 +110,15 @@ def _write_graph(model: Ranker, path: Path) -> None:
         jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
         jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
     ]
-    to_onnx(
+    graph = to_onnx(
         model,
         inputs=shapes,
         input_names=["history", "candidates", "features"],
         output_names=["scores"],
         opset=OPSET,
-        return_mode="file",
-        output_path=str(path),
+        return_mode="proto",
     )
+    path.write_bytes(graph.SerializeToString())  # by itself it would put the weights beside it
 
 
 def run(path: Path, given: Examples) -> npt.NDArray[np.float32]:
