@@ -71,7 +71,7 @@ def export(
         When that is more than 1e-4; the folder is then not to be used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_graph(model, folder / GRAPH)
+    write_graph(model, folder / GRAPH)
     (folder / ITEMS).write_text("".join(f"{item}\n" for item in vocabulary.item_ids), "utf-8")
     given = examples(sample, vocabulary, seed=0)
     wanted = predict(model, given)
@@ -103,7 +103,8 @@ def export(
     return difference
 
 
-def _write_graph(model: Ranker, path: Path) -> None:
+def write_graph(model: Ranker, path: Path) -> None:
+    """Write the network as ONNX, weights included."""
     model.eval()
     shapes: list[Any] = [
         jax.ShapeDtypeStruct((1, HISTORY), jnp.int32),

@@ -129,6 +129,19 @@ def test_the_stream_loads_what_was_exported_and_scores_the_same(
         assert np.abs(np.array(scores) - wanted[row][real]).max() <= 1e-4
 
 
+def test_a_large_graph_is_one_file(tmp_path: Path) -> None:
+    """The weights of more than a megabyte lie in the graph itself, not in a file beside it."""
+    large = msgspec.structs.replace(SETTINGS, width=64)
+    width = len(FEATURE_NAMES)
+    model = build(large, 8_000, jnp.zeros(width), jnp.ones(width))
+    exporting.write_graph(model, tmp_path / "ranker.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["ranker.onnx"]
+    given = examples(requests(5, 6), VOCABULARY, seed=0)
+    data = tmp_path / "ranker.onnx"
+    assert data.stat().st_size > 8_000 * 64 * 4
+    assert exporting.parity(data, given, predict(model, given)) <= 1e-4
+
+
 def test_a_graph_that_computes_something_else_is_not_exported(
     trained: tuple[Ranker, list[Epoch], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
