@@ -13,6 +13,7 @@ from models import report
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, ParityError, export, span
+from models.networks import Ranker
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
 from stream_app.manifest import read_folder
@@ -97,9 +98,7 @@ def evaluate(
     write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
 ) -> None:
     """Compare the ranker with the formula and fitted baselines on weeks that it never saw."""
-    requests, words, run = _read(folder)
-    model = build(run.settings, words.size, *_neutral())
-    load(model, folder / CHECKPOINT)
+    requests, words, run, model = _read(folder)
     found = report.compare(
         model,
         words,
@@ -123,9 +122,7 @@ def export_(
     to: Annotated[Path, typer.Option(help="the folder that workers load")] = SERVED,
 ) -> None:
     """Write ONNX, items and manifest, and check that ONNX computes what the network does."""
-    requests, words, run = _read(folder)
-    model = build(run.settings, words.size, *_neutral())
-    load(model, folder / CHECKPOINT)
+    requests, words, run, model = _read(folder)
     sample = requests.between(TEST_MS, END_MS)
     sample = sample.between(TEST_MS, int(sample.time_ms[min(PARITY_REQUESTS, len(sample)) - 1]))
     figures, metrics = None, {}
@@ -144,18 +141,18 @@ def export_(
     print(msgspec.json.encode({"parity": difference, "bytes": size, "to": str(to)}).decode())
 
 
-def _read(folder: Path) -> tuple[Requests, Vocabulary, Run]:
+def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:
+    """Return what `train` left: the data, the items known by name, how it went, the network."""
     if not (folder / RUN).exists():
         console.print(f"{folder} holds no trained ranker: run `python -m models train` first")
         raise typer.Exit(1)
     words = Vocabulary((folder / TOKENS).read_text("utf-8").split("\n")[:-1])
     run = msgspec.json.decode((folder / RUN).read_bytes(), type=Run)
-    return Requests.load(folder / REQUESTS), words, run
-
-
-def _neutral() -> tuple[jnp.ndarray, jnp.ndarray]:
-    """Return a scaling of the features that a checkpoint replaces by its own."""
-    return jnp.zeros(len(FEATURE_NAMES)), jnp.ones(len(FEATURE_NAMES))
+    # The scaling of the features is one of the weights.
+    neutral = jnp.zeros(len(FEATURE_NAMES)), jnp.ones(len(FEATURE_NAMES))
+    model = build(run.settings, words.size, *neutral)
+    load(model, folder / CHECKPOINT)
+    return Requests.load(folder / REQUESTS), words, run, model
 
 
 def _ndcg(epoch: Epoch) -> float:
