@@ -102,8 +102,8 @@ def evaluate(
     found = report.compare(
         model,
         words,
-        requests.between(VALIDATION_MS, TEST_MS).before_baskets(),
-        requests.between(TEST_MS, END_MS).before_baskets(),
+        requests.between(VALIDATION_MS, TEST_MS),
+        requests.between(TEST_MS, END_MS),
     )
     console.print(found.table())
     figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}
