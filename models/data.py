@@ -35,7 +35,7 @@ from stream_app.steps import FEATURE_NAMES, Request
 
 # As in a replay, so a recommendation for whoever asks, and after the first purchase of a basket.
 SERVED = StageSettings(timer_jitter_minutes=0)
-PROMPTED_SHARE = 1 / 3  # of the prompted requests, drawn by the user and the time: time is short
+PROMPTED_SHARE = 1 / 3  # of the prompted requests are kept, a draw; all would double the training
 BATCH_RECORDS = 128
 DAY_MS = 86_400_000
 
