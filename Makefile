@@ -93,10 +93,10 @@ test: setup kafka-jars docker-compose lint ## Run all checks and tests, those on
 demo: $(DEMO_STAMP) ## Watch recommendations of a real shop; ARGS="..."
 	@$(BIN)/stream-app demo $(ARGS)
 
-model: $(DEV_STAMP) ## Train the demo's ranker from nothing and export it; ARGS="..."
-	@$(BIN)/python -m models train $(ARGS)
-	@$(BIN)/python -m models evaluate $(ARGS)
-	@$(BIN)/python -m models export $(ARGS)
+model: $(DEV_STAMP) ## Train the demo's ranker from nothing, compare and export it
+	@$(BIN)/python -m models train
+	@$(BIN)/python -m models evaluate
+	@$(BIN)/python -m models export
 
 evaluate: $(DEV_STAMP) ## Measure the recommendations against baselines; ARGS="..."
 	@$(BIN)/python -m benchmarks.next_basket $(ARGS)

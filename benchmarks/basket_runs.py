@@ -8,30 +8,27 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import msgspec
 from kafka.consumer import KafkaConsumer
 from kafka.structs import TopicPartition
 
 from benchmarks.emitted import Emitted, RunError
+from models.replay import Partition
 from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings, TopicSettings
 from stream_app.event import Item
 from stream_app.hashing import partition_for
 from stream_app.ops.broker import EmbeddedBroker
 from stream_app.ops.demo_worker import Counts, DemoWorker
-from stream_app.pipeline import Context, next_batch, process
+from stream_app.pipeline import Context, Outputs
 from stream_app.ranker import Ranker
 from stream_app.shelves import Shelves
 from stream_app.sources import Record
 from stream_app.sources.produce import ProduceSettings, produce
 from stream_app.stages.candidates import POOL_SIZE
-from stream_app.state import PartitionState
-from stream_app.steps import OutputRecord
 
 TOPICS = TopicSettings()
 # Whoever asks is answered, and nobody else: the answers are the same, and come sooner.
 STAGES = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
-BATCH_RECORDS = 128
 # Nothing done for so long, and the run has failed. Restoring and joining take some seconds.
 STALL_SECONDS_MAX = 120.0
 # After the worker's last commit, for what is on its way.
@@ -42,47 +39,6 @@ Report = Callable[[str, int], object]  # what is counted, and how many by now
 
 
 # --- in this process ------------------------------------------------------------------------------
-
-
-class _LogRecord(msgspec.Struct, frozen=True):
-    """A record as it stands in a partition's log."""
-
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-class _Partition:
-    """One partition of the program, fed batch by batch."""
-
-    def __init__(self, number: int, context: Context) -> None:
-        self._number = number
-        self._context = context
-        self._state = PartitionState()
-        self._state.begin(0, context.partitions, "direct")
-        self._offset = 0
-        self._waiting: list[_LogRecord] = []
-
-    def append(self, record: Record) -> list[OutputRecord]:
-        """Take in a record; return what comes out, if it completes a batch."""
-        key, value, time_ms = record
-        assert time_ms is not None, "the events of the shop are dated"
-        self._waiting.append(_LogRecord(self._offset, time_ms, key, value))
-        self._offset += 1
-        return self.run() if len(self._waiting) >= BATCH_RECORDS else []
-
-    def run(self) -> list[OutputRecord]:
-        """Process what waits; return what comes out."""
-        waiting = self._waiting
-        out: list[OutputRecord] = []
-        while waiting:
-            batch = next_batch(self._state, TOPICS.events, self._number, waiting, BATCH_RECORDS)
-            out += process(self._state, batch, self._context).records
-            self._state.changes()
-            del waiting[: len(batch.records)]
-        return out
 
 
 def direct(
@@ -104,21 +60,21 @@ def direct(
     ModelError
         When the model is refused.
     """
-    shelves = Shelves(items)
     ranker = None
     if model is not None:
         ranker = Ranker.load(
             model, clock=monotonic_seconds, milliseconds_max=math.inf, pool_min=POOL_SIZE
         )
-    context = Context(STAGES, partitions, shelves.catalog, shelves=shelves, ranker=ranker)
-    parts = [_Partition(number, context) for number in range(partitions)]
+    context = Context(STAGES, partitions, Shelves(items), ranker=ranker)
+    parts = [Partition(number, context) for number in range(partitions)]
     emitted = Emitted(rejects=rejects)
-    for output in _outputs(parts, records):
-        emitted.enter(output.topic, output.value)
+    for outputs in _process(parts, records):
+        for output in outputs.records:
+            emitted.enter(output.topic, output.value)
     return emitted
 
 
-def _outputs(parts: list[_Partition], records: Iterable[Record]) -> Iterator[OutputRecord]:
+def _process(parts: list[Partition], records: Iterable[Record]) -> Iterator[Outputs]:
     for record in records:
         yield from parts[partition_for(record[0], len(parts))].append(record)
     for part in parts:

@@ -244,7 +244,7 @@ def oracle(settings: Settings, logs: dict[int, list[Log]], topic_id: str) -> Exp
     """Run each partition's log through the stages, record by record."""
     topic = settings.topic("events")
     expected = Expected({}, {})
-    context = Context(settings.stages_in_effect, len(logs), {})
+    context = Context(settings.stages_in_effect, len(logs))
     for partition, log in logs.items():
         state = PartitionState()
         state.begin(0, len(logs), topic_id)

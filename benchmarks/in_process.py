@@ -64,10 +64,7 @@ def measure(
     """
     laps = Laps()
     lap = laps.lap if by_stage else len
-    shelves = shelves or Shelves()
-    context = Context(
-        ASKED_ONLY, PARTITIONS, shelves.catalog, lap=lap, shelves=shelves, ranker=ranker
-    )
+    context = Context(ASKED_ONLY, PARTITIONS, shelves or Shelves(), lap=lap, ranker=ranker)
     batches = recommendations = size = 0
     seconds = 0.0
     for partition, log in logs.items():

@@ -56,7 +56,7 @@ async def run(settings: Settings, count: int) -> LoopRun:
     states = {tp: PartitionState(settings.live_rows_max) for tp in where}
     for state in states.values():
         state.begin(0, settings.partitions, "loop")
-    context = Context(settings.stages_in_effect, settings.partitions, {})
+    context = Context(settings.stages_in_effect, settings.partitions)
     await consumer.start()
     await producer.start()
     events = outputs = 0

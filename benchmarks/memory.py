@@ -102,7 +102,7 @@ def _resident(name: str) -> int:
 
 def main() -> None:
     """Process what comes through standard input, with the settings that a worker starts with."""
-    context = Context(StageSettings(), PARTITIONS, {})
+    context = Context(StageSettings(), PARTITIONS)
     partitions = [_Partition(number, context) for number in range(PARTITIONS)]
     before = _resident("VmRSS")
     began = cpu_seconds()

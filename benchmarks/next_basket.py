@@ -19,8 +19,6 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,44 +34,21 @@ from benchmarks.basket_runs import direct, through_broker
 from benchmarks.churn import read_orders
 from benchmarks.churn_report import Report, judge
 from benchmarks.emitted import Emitted, RunError
+from models.evaluate import TOP, bootstrap
+from models.replay import ASKED, TEST_MS, Basket, baskets, questioned
 from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
-from stream_app.event import Event, encode
+from stream_app.event import encode
 from stream_app.hashing import id_hash
-from stream_app.manifest import read_folder
+from stream_app.manifest import read_manifest
 from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources import Record
 from stream_app.sources.completejourney import CompleteJourney
-from stream_app.stages.candidates import POOL_SIZE
 
-# Baskets in [from, to), as stored and taken as UTC, are asked for: 2017-11-05 to 2018-01-01.
-FROM_MS, TO_MS = 1_509_840_000_000, 1_514_764_800_000
-TOP = 10
 PARTITIONS = 4
 # A full run with a lower Recall@10 fails. The best reference reaches .2032, the formula .2117.
 RECALL_MIN, RECALL_MIN_FORMULA = 0.212, 0.203
-ASKED = "ask-"  # with the basket's id behind it, the id of the event that asks
-DRAWS = 2_000  # of the bootstrap
 _COLUMNS = 100  # of the table, wherever it goes
-
-
-class Basket(msgspec.Struct, frozen=True):
-    """What a household bought at once; ``lines`` in stored order."""
-
-    basket_id: str
-    household: str
-    time_ms: int
-    lines: list[Event]
-
-    @property
-    def asked(self) -> bool:
-        """Whether it lies in the window that is measured."""
-        return self.time_ms >= FROM_MS
-
-    @property
-    def items(self) -> list[str]:
-        """The products of its lines."""
-        return [line.item_id or "" for line in self.lines]
 
 
 class Truth(msgspec.Struct, frozen=True):
@@ -86,45 +61,25 @@ class Truth(msgspec.Struct, frozen=True):
 # --- what is asked, and what is right -------------------------------------------------------------
 
 
-def read_baskets(shop: CompleteJourney, households: frozenset[str] | None) -> Iterator[Basket]:
-    """Yield the baskets up to the window's end, in time order, then by id."""
-    for basket_id, lines in groupby(shop.events(households), attrgetter("order_id")):
-        first, *others = lines
-        assert isinstance(first.timestamp, int)
-        if first.timestamp >= TO_MS:
-            return
-        yield Basket(basket_id, first.user_id, first.timestamp, [first, *others])
-
-
-def to_records(baskets: Iterable[Basket]) -> Iterator[Record]:
+def to_records(own: Iterable[Basket]) -> Iterator[Record]:
     """Yield what goes to Kafka: the lines, and 1 ms before a basket in the window the question."""
-    for basket in baskets:
-        key = basket.household.encode()
-        if basket.asked:
-            question = Event(
-                event_id=ASKED + basket.basket_id,
-                type="recommend",
-                user_id=basket.household,
-                timestamp=basket.time_ms - 1,
-            )
-            yield key, encode(question), basket.time_ms - 1
-        for line in basket.lines:
-            yield key, encode(line), basket.time_ms
+    for event, time_ms, _ in questioned(own, TEST_MS):
+        yield event.user_id.encode(), encode(event), time_ms
 
 
 def learn_references(
-    baskets: Iterable[Basket],
+    own: Iterable[Basket],
 ) -> tuple[dict[str, Truth], dict[str, dict[str, list[str]]]]:
     """Return what is right by basket, and by the reference's name what it would have answered."""
     references = References()
     truth: dict[str, Truth] = {}
     answers: dict[str, dict[str, list[str]]] = {}
-    for basket in baskets:
-        if basket.asked:
-            truth[basket.basket_id] = Truth(basket.household, frozenset(basket.items))
-            for name, answer in references.answer(basket.household).items():
+    for basket in own:
+        if basket.time_ms >= TEST_MS:
+            truth[basket.basket_id] = Truth(basket.user, frozenset(basket.items))
+            for name, answer in references.answer(basket.user).items():
                 answers.setdefault(name, {})[basket.basket_id] = answer
-        references.learn(basket.household, basket.time_ms, basket.items)
+        references.learn(basket.user, basket.time_ms, basket.items)
     return truth, answers
 
 
@@ -171,12 +126,7 @@ def _per_household(
 
 def _summarise(rows: npt.NDArray[np.float64]) -> Score:
     """Return the means over all baskets, with the ends of their 95 % percentile intervals."""
-    count = len(rows)
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    sums = np.vstack((rows.sum(axis=0), draws @ rows))  # (1 + draws, 3)
-    means = sums[:, :2] / sums[:, 2:]
-    low, high = np.percentile(means[1:], [2.5, 97.5], axis=0).round(5).tolist()
-    recall, hit_rate = means[0].round(5).tolist()
+    (recall, hit_rate), (low, high) = bootstrap(rows)
     return Score(recall, hit_rate, (low[0], high[0]), (low[1], high[1]))
 
 
@@ -211,9 +161,11 @@ def stream(options: Options) -> Emitted:
     shop = CompleteJourney()
     chosen = choose(shop, options.households)
     if options.direct:
-        records = to_records(read_baskets(shop, chosen))
+        records = to_records(baskets(shop.events(chosen)))
         return direct(records, options.partitions, shop.items(), model=options.model)
-    total = sum(len(each.lines) + each.asked for each in read_baskets(shop, chosen))
+    total = sum(
+        len(each.lines) + (each.time_ms >= TEST_MS) for each in baskets(shop.events(chosen))
+    )
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     console = Console(stderr=True)
     with Progress(
@@ -223,7 +175,7 @@ def stream(options: Options) -> Emitted:
         disable=options.quiet or not console.is_terminal,
     ) as bar:
         tasks = {name: bar.add_task(name, total=total) for name in ("acknowledged", "processed")}
-        records = to_records(read_baskets(shop, chosen))
+        records = to_records(baskets(shop.events(chosen)))
         return through_broker(
             records,
             options.partitions,
@@ -264,7 +216,7 @@ def evaluate(options: Options) -> tuple[Result, Report | None]:
                 beside[name] = pool.submit(stream, other)
         shop = CompleteJourney()
         chosen = choose(shop, options.households)
-        truth, references = learn_references(read_baskets(shop, chosen))
+        truth, references = learn_references(baskets(shop.events(chosen)))
         if not truth:
             raise RunError("these households buy nothing in the window that is measured")
         main = stream(options)
@@ -279,7 +231,7 @@ def evaluate(options: Options) -> tuple[Result, Report | None]:
         missing=len(truth.keys() - answers.keys()),
         score=score(answers, truth),
         lead=lead(answers, references[BEST_REFERENCE], truth),
-        model=read_folder(options.model, POOL_SIZE).manifest.version if options.model else None,
+        model=read_manifest(options.model).version if options.model else None,
         fallbacks=main.fallbacks,
         one_partition=score(by_basket(one.answers), truth) if one else None,
         formula=score(by_basket(formula.answers), truth) if formula else None,
@@ -312,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--direct", action="store_true", help="in this process, without a broker")
     parser.add_argument(
         "--model",
-        default=str(MODEL_FOLDER),  # trained on purchases before FROM_MS
+        default=str(MODEL_FOLDER),  # trained on what was before TEST_MS
         metavar="FOLDER",
         help="the model that ranks, or `none`; by default the demo's",
     )

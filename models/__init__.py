@@ -2,6 +2,7 @@
 
 In the order of the work::
 
+    replay.py     baskets, the questions before them, a partition of the program in this process
     data.py       a shop's events -> requests with their candidates, through the program itself
     networks.py   the ranker: a sequence encoder (SASRec) and a head that weighs it with features
     baselines.py  the formula, a logistic regression, boosted trees: what the network must beat

@@ -1,6 +1,7 @@
 """``python -m models train | evaluate | export``: the demo's ranker, from nothing to a folder."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,21 +13,21 @@ from rich.console import Console
 from models import report
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
-from models.export import Card, ParityError, export, span
+from models.export import Card, ParityError, export
 from models.networks import Ranker
+from models.replay import END_MS, TEST_MS
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
-from stream_app.manifest import read_folder
+from stream_app.manifest import Data, read_folder
+from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
 # In ms since the epoch, UTC. Before the first, the tables of the stream are still filling up; the
-# next four weeks say when to stop; what comes after TEST_MS is never trained on.
+# next four weeks say when to stop.
 ASK_FROM_MS = 1_488_326_400_000  # 2017-03-01
 VALIDATION_MS = 1_507_420_800_000  # 2017-10-08
-TEST_MS = 1_509_840_000_000  # 2017-11-05
-END_MS = 1_514_764_800_000  # 2018-01-01
 SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
 
 PARITY_REQUESTS = 500
@@ -38,7 +39,6 @@ console = Console(stderr=True, width=100)
 
 Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
 BUILD = Path("build/model")
-SERVED = Path("stream_app/ops/demo_model")
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -119,7 +119,7 @@ def evaluate(
 @app.command("export")
 def export_(
     folder: Folder = BUILD,
-    to: Annotated[Path, typer.Option(help="the folder that workers load")] = SERVED,
+    to: Annotated[Path, typer.Option(help="the folder that workers load")] = MODEL_FOLDER,
 ) -> None:
     """Write ONNX, items and manifest, and check that ONNX computes what the network does."""
     requests, words, run, model = _read(folder)
@@ -129,9 +129,9 @@ def export_(
     if (folder / EVALUATION).exists():
         figures = msgspec.json.decode((folder / EVALUATION).read_bytes())
         metrics = {"recall_at_10": figures["ranker"]["recall_at_10"]}
-    data = span(SOURCE, SHOP_BEGINS_MS, TEST_MS, run.events)
+    data = Data(SOURCE, _moment(SHOP_BEGINS_MS), _moment(TEST_MS), run.events)
     try:
-        difference = export(model, words, sample, Card(data, [run.partitions], metrics), to)
+        difference = export(model, words, sample, Card(data, (run.partitions,), metrics), to)
     except ParityError as error:
         console.print(str(error))
         raise typer.Exit(1) from None
@@ -153,6 +153,10 @@ def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:
     model = build(run.settings, words.size, *neutral)
     load(model, folder / CHECKPOINT)
     return Requests.load(folder / REQUESTS), words, run, model
+
+
+def _moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 def _ndcg(epoch: Epoch) -> float:

@@ -13,42 +13,30 @@ its data came from; the manifest names it.
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream_app.config import StageSettings, TopicSettings
+from models.replay import Basket, Partition, baskets, questioned
+from stream_app.config import StageSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import id_hash, partition_for, unit_hash
 from stream_app.manifest import FIRST_ITEM, PADDING, UNKNOWN
-from stream_app.pipeline import Context, next_batch, process
+from stream_app.pipeline import Context, Outputs
 from stream_app.shelves import Shelves
 from stream_app.sources.completejourney import CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.stages.features import HISTORY_SIZE
-from stream_app.state import PartitionState
 from stream_app.steps import FEATURE_NAMES, Request
 
 # As in a replay, so a recommendation for whoever asks, and after the first purchase of a basket.
 SERVED = StageSettings(timer_jitter_minutes=0)
 PROMPTED_SHARE = 1 / 3  # of the prompted requests are kept, a draw; all would double the training
-BATCH_RECORDS = 128
-DAY_MS = 86_400_000
 
 Hashes = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float32]
-
-
-class Basket(msgspec.Struct, frozen=True):
-    """What a user bought at once: distinct items, and the lines as they were sent."""
-
-    user: str
-    time_ms: int
-    lines: list[Event]
 
 
 class Requests(msgspec.Struct, frozen=True):
@@ -122,44 +110,6 @@ class Requests(msgspec.Struct, frozen=True):
 # --- from the shop to requests --------------------------------------------------------------------
 
 
-def baskets(events: Iterable[Event]) -> Iterator[Basket]:
-    """Yield the baskets of events that come in time order, lines of a basket together."""
-    for _, lines in groupby(events, attrgetter("order_id")):
-        bought = list(lines)
-        assert isinstance(bought[0].timestamp, int)
-        yield Basket(bought[0].user_id, bought[0].timestamp, bought)
-
-
-class LogRecord(msgspec.Struct, frozen=True):
-    """A record as it stands in the log of its partition; ``timestamp`` in ms since the epoch."""
-
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...] = ()
-
-
-def questioned(
-    own: Iterable[Basket], ask_from_ms: int
-) -> Iterator[tuple[Event, int, Basket | None]]:
-    """Yield events and the times of their records; a question 1 ms before a basket comes with it.
-
-    Baskets before ``ask_from_ms`` are not asked for.
-    """
-    for basket in own:
-        if basket.time_ms >= ask_from_ms:
-            question = Event(
-                event_id=f"ask-{basket.lines[0].event_id}",
-                type="recommend",
-                user_id=basket.user,
-                timestamp=basket.time_ms - 1,
-            )
-            yield question, basket.time_ms - 1, basket
-        for line in basket.lines:
-            yield line, basket.time_ms, None
-
-
 def replay(
     own: Iterable[Basket], partition: int, context: Context, ask_from_ms: int
 ) -> Iterator[tuple[Request, Basket]]:
@@ -167,35 +117,30 @@ def replay(
 
     Of those that a purchase prompts, a drawn share, and none whose basket holds nothing more.
     """
-    state = PartitionState()
-    state.begin(0, context.partitions, "replay")
-    waiting: list[LogRecord] = []
-    meant: dict[int, Basket] = {}
-
-    def run(least: int) -> Iterator[tuple[Request, Basket]]:
-        while len(waiting) >= least:
-            topic = TopicSettings().events
-            batch = next_batch(state, topic, partition, waiting, BATCH_RECORDS)
-            for ranked in process(state, batch, context).answers.ranked:
-                basket = meant.get(ranked.request.arrival.offset)
-                if basket is not None:
-                    yield ranked.request, basket
-            state.changes()
-            del waiting[: len(batch.records)]
-
+    part = Partition(partition, context)
+    meant: dict[int, Basket] = {}  # by the offset of what asks or prompts
     for offset, (event, time_ms, basket) in enumerate(questioned(own, ask_from_ms)):
         if basket is not None:
             meant[offset] = basket
             if _is_drawn(basket):
                 meant[offset + 1] = basket
-        waiting.append(LogRecord(offset, time_ms, event.user_id.encode(), encode(event)))
-        yield from run(BATCH_RECORDS)
-    yield from run(1)
+        yield from _meant(part.append((event.user_id.encode(), encode(event), time_ms)), meant)
+    yield from _meant(part.run(), meant)
+
+
+def _meant(
+    made: Iterable[Outputs], baskets_: Mapping[int, Basket]
+) -> Iterator[tuple[Request, Basket]]:
+    for outputs in made:
+        for ranked in outputs.answers.ranked:
+            basket = baskets_.get(ranked.request.arrival.offset)
+            if basket is not None:
+                yield ranked.request, basket
 
 
 def _is_drawn(basket: Basket) -> bool:
     """Tell whether the request that a basket's first purchase prompts is kept."""
-    holds_more = any(line.item_id != basket.lines[0].item_id for line in basket.lines)
+    holds_more = len(set(basket.items)) > 1
     drawn = unit_hash("prompted", f"{basket.user}-{basket.time_ms}") < PROMPTED_SHARE
     return holds_more and drawn
 
@@ -224,9 +169,8 @@ def _partition(
         for household in (shop.households() if households is None else households)
         if partition_for(household.encode(), partitions) == partition
     )
-    own = (basket for basket in baskets(shop.events(chosen)) if basket.time_ms < until_ms)
-    shelves = Shelves(shop.items())
-    context = Context(SERVED, partitions, shelves.catalog, shelves=shelves)
+    own = baskets(shop.events(chosen), until_ms)
+    context = Context(SERVED, partitions, Shelves(shop.items()))
     return collect(replay(own, partition, context, ask_from_ms))
 
 
@@ -235,9 +179,9 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
     user, time_ms, asked, starts = [], [], [], [0]
     history, candidates, features, bought, targets = [], [], [], [], []
     for request, basket in pairs:
-        items = {id_hash(line.item_id or "") for line in basket.lines}
+        items = set(map(id_hash, basket.items))
         if not request.asked:
-            items -= {id_hash(basket.lines[0].item_id or "")}
+            items.discard(id_hash(basket.items[0]))
         past = np.zeros(HISTORY_SIZE, np.uint64)
         seen = request.view.items
         past[HISTORY_SIZE - len(seen) :] = seen

@@ -46,13 +46,25 @@ def gains(
     return np.column_stack((hits / sizes, hits > 0, right @ discounts / ideal))
 
 
-def quality(each: npt.NDArray[np.float64], users: npt.NDArray[np.int32]) -> Quality:
-    """Return the means of :func:`gains`; the interval draws users, each with all requests."""
-    recall, hit_rate, ndcg = each.mean(axis=0).tolist()
-    _, own = np.unique(users, return_inverse=True)
-    sums = np.column_stack((np.bincount(own, each[:, 0]), np.bincount(own)))
+def bootstrap(
+    sums: npt.NDArray[np.float64],
+) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Return means over requests, and the ends of their 95 % percentile intervals.
+
+    ``sums`` (users, k + 1) has what each user's requests come to, and in the last column how many
+    they are; users are drawn, each with all requests, since those of a user are alike.
+    """
     count = len(sums)
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    drawn = draws @ sums
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).round(5).tolist()
-    return Quality(len(each), round(recall, 5), (low, high), round(hit_rate, 5), round(ndcg, 5))
+    rows = np.vstack((sums.sum(axis=0), draws @ sums))  # (1 + draws, k + 1)
+    means = rows[:, :-1] / rows[:, -1:]
+    low, high = np.percentile(means[1:], [2.5, 97.5], axis=0).round(5).tolist()
+    return means[0].round(5).tolist(), (low, high)
+
+
+def quality(each: npt.NDArray[np.float64], users: npt.NDArray[np.int32]) -> Quality:
+    """Return the means of :func:`gains`; the interval is that of :func:`bootstrap`."""
+    _, own = np.unique(users, return_inverse=True)
+    columns = [np.bincount(own, column) for column in each.T]
+    (recall, hit_rate, ndcg), (low, high) = bootstrap(np.column_stack((*columns, np.bincount(own))))
+    return Quality(len(each), recall, (low[0], high[0]), hit_rate, ndcg)

@@ -20,8 +20,7 @@ from jax2onnx import to_onnx
 from models.data import Requests, Vocabulary
 from models.networks import Ranker
 from models.train import Examples, examples, predict
-from stream_app.event import rfc3339
-from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST
+from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST, Data, Manifest, Probe
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
@@ -30,30 +29,16 @@ OPSET = 20
 PARITY_MAX = 1e-4  # greatest difference between a score by ONNX and by JAX
 
 
-class DataSpan(msgspec.Struct, frozen=True):
-    """What a model learned from: events of ``source`` from ``from`` up to ``until``, exclusive."""
-
-    source: str
-    begin: str = msgspec.field(name="from")
-    until: str = ""
-    events: int = 0
-
-
 class Card(msgspec.Struct, frozen=True):
     """What the manifest says of a model: its data, the counts of partitions it fits, figures."""
 
-    data: DataSpan
-    partitions: list[int]
+    data: Data
+    partitions: tuple[int, ...]
     metrics: dict[str, float]
 
 
 class ParityError(Exception):
     """The exported graph does not compute what the network does."""
-
-
-def span(source: str, from_ms: int, until_ms: int, events: int) -> DataSpan:
-    """Return a data span, given its ends in ms since the epoch."""
-    return DataSpan(source, rfc3339(from_ms), rfc3339(until_ms), events)
 
 
 def export(
@@ -83,21 +68,21 @@ def export(
         )
     names = (GRAPH, ITEMS)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    manifest = {
-        "format": FORMAT,
-        "name": NAME,
-        "version": f"{card.data.until[:10]}.{files[GRAPH][:8]}",
-        "data": card.data,
-        "partitions": sorted(card.partitions),
-        "history": HISTORY,
-        "pool": POOL_SIZE,
-        "features": FEATURE_NAMES,
-        "items": len(vocabulary.item_ids),
-        "opset": OPSET,
-        "metrics": card.metrics | {"parity": difference},
-        "files": files,
-        "probes": [_probe(given, wanted, place) for place in _probe_places(given)],
-    }
+    manifest = Manifest(
+        format=FORMAT,
+        name=NAME,
+        version=f"{card.data.until:%Y-%m-%d}.{files[GRAPH][:8]}",
+        data=card.data,
+        partitions=card.partitions,
+        history=HISTORY,
+        pool=POOL_SIZE,
+        features=FEATURE_NAMES,
+        items=len(vocabulary.item_ids),
+        opset=OPSET,
+        metrics=card.metrics | {"parity": difference},
+        files=files,
+        probes=tuple(_probe(given, wanted, place) for place in _probe_places(given)),
+    )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     (folder / MANIFEST).write_bytes(text + b"\n")
     return difference
@@ -155,12 +140,12 @@ def _probe_places(given: Examples) -> list[int]:
     return sorted({int(order[0]), int(order[len(order) // 2]), int(order[-1])})
 
 
-def _probe(given: Examples, wanted: npt.NDArray[np.float32], place: int) -> dict[str, Any]:
+def _probe(given: Examples, wanted: npt.NDArray[np.float32], place: int) -> Probe:
     """Return one request and its scores, those of its real candidates."""
     candidates = given.candidates[place]
-    return {
-        "history": given.history[place].tolist(),
-        "candidates": candidates.tolist(),
-        "features": given.features[place].tolist(),
-        "scores": wanted[place][candidates != 0].tolist(),
-    }
+    return Probe(
+        tuple(given.history[place].tolist()),
+        tuple(candidates.tolist()),
+        tuple(map(tuple, given.features[place].tolist())),
+        tuple(wanted[place][candidates != 0].tolist()),
+    )

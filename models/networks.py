@@ -15,7 +15,7 @@ from flax import nnx
 from stream_app.manifest import PADDING
 
 _TRAITS = 16  # numbers that the head sees of an item, whoever asks
-_FAR = -1e9  # what a score gets that attention must not look at
+FAR = -1e9  # what a score gets that attention must not look at
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ class Block(nnx.Module):
         q = self._split(self.query(normed[:, -queries:]))  # (B, H, queries, D / H)
         k, v = self._split(self.key(normed)), self._split(self.value(normed))  # (B, H, L, D / H)
         scores = q @ k.swapaxes(-1, -2) / jnp.sqrt(q.shape[-1])  # (B, H, queries, L)
-        scores = jnp.where(mask[:, None, -queries:, :], scores, _FAR)
+        scores = jnp.where(mask[:, None, -queries:, :], scores, FAR)
         mixed = (jax.nn.softmax(scores) @ v).swapaxes(1, 2)  # (B, queries, H, D / H)
         kept = kept + self.dropout(self.out(mixed.reshape(kept.shape)))
         inner = jax.nn.relu(self.inner(self.norm_inner(kept)))

@@ -23,11 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
-from models.networks import Ranker, Shape
+from models.networks import FAR, Ranker, Shape
 from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
 
 TARGETS_MAX = 24  # items of a basket that the full softmax is asked for; of more, a draw
-_FAR = -1e9
 _LEAST_DEVIATION = 1e-3  # of a feature that is used
 _EVALUATED = 512  # requests at a time, where nothing is learned
 
@@ -133,7 +132,7 @@ def losses(
     nameless = jax.random.bernoulli(key, settings.unknown_share, candidates.shape)
     named = jnp.where(nameless & (candidates != PADDING), UNKNOWN, candidates)  # (B, N)
     ranks = model.head(state, named, features)  # (B, N)
-    logs = jax.nn.log_softmax(jnp.where(candidates != PADDING, ranks, _FAR))
+    logs = jax.nn.log_softmax(jnp.where(candidates != PADDING, ranks, FAR))
     head = -((logs * bought).sum(axis=1) / sizes).mean()
     return settings.encoder_weight * encoder + head, (encoder, head)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from stream_app.config import StageSettings
-from stream_app.event import Catalog
 from stream_app.shelves import Shelves
 from stream_app.stages import timers
 from stream_app.stages.admit import admit, expire
@@ -51,16 +50,14 @@ STAGES = (
 class Context(msgspec.Struct, frozen=True):
     """What comes from outside the log; outputs name it. ``lap`` is called after each stage.
 
-    ``shelves`` hold the same items as ``catalog``, or none: then nothing is proposed for its
-    content. Without a ``ranker`` the formula ranks.
+    The ``shelves`` hold the catalogue. Without a ``ranker`` the formula ranks.
     """
 
     settings: StageSettings
     partitions: int
-    catalog: Catalog
+    shelves: Shelves = msgspec.field(default_factory=Shelves)
     outside: Outside = Outside()
     lap: Callable[[str], object] = len
-    shelves: Shelves = msgspec.field(default_factory=Shelves)
     ranker: Scorer | None = None
 
 
@@ -102,7 +99,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("candidates")
     scored = score(requests, context.ranker)
     lap("score")
-    ranked = rerank(requests, scored, context.catalog, settings)
+    ranked = rerank(requests, scored, context.shelves.catalog, settings)
     lap("rerank")
     answers = Answers(ranked, [*forecasts, *assessed.forecasts], assessed.alarms)
     records, joined = emit(state.notes, batch, steps, answers, context.outside)

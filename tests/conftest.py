@@ -182,7 +182,7 @@ def batch(
 
 def context(settings: StageSettings = SETTINGS, **over: Any) -> Context:
     """Return what comes from outside the log: one partition and an empty catalogue unless given."""
-    fields: dict[str, Any] = {"settings": settings, "partitions": 1, "catalog": NO_ITEMS}
+    fields: dict[str, Any] = {"settings": settings, "partitions": 1}
     return Context(**(fields | over))
 
 

@@ -9,7 +9,9 @@ from benchmarks import basket_runs, next_basket
 from benchmarks.basket_references import Frequency, Popularity, References
 from benchmarks.basket_report import Result, Score, page
 from benchmarks.emitted import Emitted, RunError
-from benchmarks.next_basket import FROM_MS, TO_MS, Basket, Options, Truth, lead, score, to_records
+from benchmarks.next_basket import Options, Truth, lead, score, to_records
+from models import replay
+from models.replay import END_MS, TEST_MS, Basket, baskets
 from stream_app.event import Event
 from stream_app.sources.completejourney import CompleteJourney
 
@@ -73,27 +75,27 @@ def test_lead_is_paired_by_household() -> None:
 
 def test_questions_come_right_before_their_baskets() -> None:
     """Each basket of the window is asked for 1 ms before, after what came before it in the log."""
-    baskets = [
-        basket("1", FROM_MS - 1, "a"),
-        basket("2", FROM_MS, "b", "c"),
-        basket("3", FROM_MS, "d"),
+    own = [
+        basket("1", TEST_MS - 1, "a"),
+        basket("2", TEST_MS, "b", "c"),
+        basket("3", TEST_MS, "d"),
     ]
-    records = list(to_records(baskets))
+    records = list(to_records(own))
     decoder = msgspec.json.Decoder(Event)
     events = [decoder.decode(value) for _, value, _ in records]
     assert [event.event_id for event in events] == ["1-0", "ask-2", "2-0", "2-1", "ask-3", "3-0"]
     assert [event.type == "recommend" for event in events] == [0, 1, 0, 0, 1, 0]
-    assert [time_ms - FROM_MS for _, _, time_ms in records if time_ms] == [-1, -1, 0, 0, -1, 0]
+    assert [time_ms - TEST_MS for _, _, time_ms in records if time_ms] == [-1, -1, 0, 0, -1, 0]
     assert {key for key, _, _ in records} == {b"h"}
 
 
 def test_baskets_are_read_whole_and_up_to_the_end() -> None:
     """A basket has one household and time, and none comes after the window."""
     shop = CompleteJourney()
-    baskets = list(next_basket.read_baskets(shop, next_basket.choose(shop, 20)))
-    assert len({each.basket_id for each in baskets}) == len(baskets)
-    assert all(line.user_id == each.household for each in baskets for line in each.lines)
-    assert all(line.timestamp == each.time_ms < TO_MS for each in baskets for line in each.lines)
+    own = list(baskets(shop.events(next_basket.choose(shop, 20))))
+    assert len({each.basket_id for each in own}) == len(own)
+    assert all(line.user_id == each.user for each in own for line in each.lines)
+    assert all(line.timestamp == each.time_ms < END_MS for each in own for line in each.lines)
 
 
 def test_popularity_counts_lines_until_now() -> None:
@@ -109,8 +111,8 @@ def test_frequency_decays_by_its_half_life() -> None:
     """Two purchases outweigh one, unless they are more than a half-life older."""
     plain, decayed = Frequency(), Frequency(60)
     for frequency in (plain, decayed):
-        frequency.learn("h", FROM_MS, ["old", "old"])
-        frequency.learn("h", FROM_MS + 61 * DAY_MS, ["new"])
+        frequency.learn("h", TEST_MS, ["old", "old"])
+        frequency.learn("h", TEST_MS + 61 * DAY_MS, ["new"])
     assert plain.best("h") == ["old", "new"]
     assert decayed.best("h") == ["new", "old"]
     assert plain.best("stranger") == []
@@ -119,7 +121,7 @@ def test_frequency_decays_by_its_half_life() -> None:
 def test_references_offer_a_stranger_what_is_popular() -> None:
     """A household without a purchase gets the popular products from every reference."""
     references = References()
-    references.learn("h", FROM_MS, ["a", "b", "b"])
+    references.learn("h", TEST_MS, ["a", "b", "b"])
     assert all(answer == ["b", "a"] for answer in references.answer("stranger").values())
 
 
@@ -127,7 +129,7 @@ def test_direct_run_does_not_depend_on_the_batches(monkeypatch: pytest.MonkeyPat
     """The answers are the same whether records come one by one or in batches."""
     runs = []
     for size in (1, 128):
-        monkeypatch.setattr(basket_runs, "BATCH_RECORDS", size)
+        monkeypatch.setattr(replay, "BATCH_RECORDS", size)
         runs.append(next_basket.stream(Options(partitions=2, households=4, direct=True)))
     assert runs[0] == runs[1]
     assert runs[0].answers
@@ -174,7 +176,7 @@ def test_missing_answer_fails_the_run(
 def test_rejected_record_fails_the_run() -> None:
     """A record that the program rejects ends the run, for the figures would be wrong."""
     with pytest.raises(RunError, match="rejected"):
-        basket_runs.direct([(b"u", b"no event", FROM_MS)], 1)
+        basket_runs.direct([(b"u", b"no event", TEST_MS)], 1)
 
 
 def test_page_has_a_line_for_each_score() -> None:

@@ -81,7 +81,7 @@ class Cutter:
             size = self.sizes[turn % len(self.sizes)]
             piece = next_batch(state, TOPIC, 0, log[place : place + 2 * size], size)
             assert len(piece.records) <= size
-            done = process(state, piece, context(given, catalog=CATALOG, shelves=SHELVES))
+            done = process(state, piece, context(given, shelves=SHELVES))
             state.changes()
             place, turn = place + len(piece.records), turn + 1
             passed.add(done)
@@ -248,7 +248,7 @@ def test_catalog_and_service_level_change_no_learning() -> None:
     log = batch(300, seed=9)
     one, other = fresh(), fresh()
     run(one, log)
-    run(other, log, catalog=CATALOG, outside=Outside("2", 1), shelves=SHELVES)
+    run(other, log, outside=Outside("2", 1), shelves=SHELVES)
     for key in one.rows():
         if key[:1] == b"u":
             user = key[1:].decode()

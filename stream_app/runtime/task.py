@@ -318,9 +318,8 @@ class PartitionTask:
         return Context(
             self._settings.stages_in_effect,
             self._ports.partitions,
-            world.shelves.catalog,
+            world.shelves,
             Outside(world.version),
             lap=self._timer.lap,
-            shelves=world.shelves,
             ranker=world.ranker,
         )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import Sent, produce
-from models.data import SERVED, Basket, baskets, collect, questioned, replay
+from models.data import SERVED, collect, replay
+from models.replay import Basket, baskets, questioned
 from stream_app.config import Settings, load
 from stream_app.event import encode
 from stream_app.hashing import partition_for
@@ -45,8 +46,7 @@ def test_features_served_are_those_trained_on(kafka: KafkaServer) -> None:
     target = ProduceSettings(brokers=kafka.bootstrap, topic=settings.topic("catalog"))
     send(shop.item_records(), target)
     served = asyncio.run(_serve(settings, own))
-    shelves = Shelves(shop.items())
-    context = Context(SERVED, PARTITIONS, shelves.catalog, shelves=shelves)
+    context = Context(SERVED, PARTITIONS, Shelves(shop.items()))
     trained: dict[tuple[str, int, bool], tuple[Request, Basket]] = {}
     for partition in range(PARTITIONS):
         mine = [b for b in own if partition_for(b.user.encode(), PARTITIONS) == partition]

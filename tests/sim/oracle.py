@@ -120,9 +120,8 @@ def tell(
     context = Context(
         settings.stages_in_effect,
         settings.partitions,
-        catalog,
+        Shelves(catalog.values()),
         outside,
-        shelves=Shelves(catalog.values()),
         ranker=ranker,
     )
     state.begin(source.first, settings.partitions, TOPIC_ID)

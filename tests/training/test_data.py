@@ -10,14 +10,13 @@ from models.data import (
     SERVED,
     Requests,
     Vocabulary,
-    baskets,
     collect,
     count_items,
     merge,
-    questioned,
     replay,
     vocabulary,
 )
+from models.replay import baskets, questioned
 from stream_app.event import Event
 from stream_app.hashing import id_hash
 from stream_app.manifest import FIRST_ITEM, PADDING, UNKNOWN
@@ -66,7 +65,7 @@ def test_questions_come_before_their_baskets_from_a_time_on() -> None:
 
 def test_a_request_knows_the_past_and_not_its_basket() -> None:
     """What is collected: the history before the basket, its candidates, and which were bought."""
-    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1, {}), MONDAY_MS + 1))
+    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1), MONDAY_MS + 1))
     found = collect(pairs).before_baskets()
     assert len(found) == 2
     milk, bread, eggs = map(id_hash, ("milk", "bread", "eggs"))
@@ -86,7 +85,7 @@ def test_a_request_knows_the_past_and_not_its_basket() -> None:
 def test_a_first_purchase_prompts_a_request_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """It knows what was just bought, and wants what is left; one line leaves nothing."""
     monkeypatch.setattr(data, "PROMPTED_SHARE", 1.0)
-    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1, {}), MONDAY_MS + 1))
+    pairs = list(replay(baskets(EVENTS), 0, Context(SERVED, 1), MONDAY_MS + 1))
     assert [request.asked for request, _ in pairs] == [True, True, False]
     found = collect(pairs)
     milk, eggs = map(id_hash, ("milk", "eggs"))

@@ -1,5 +1,6 @@
 """The network learns, is exported, and the stream's own loader gets the same scores from it."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,10 +10,10 @@ import pytest
 
 from models import export as exporting
 from models.evaluate import gains
-from models.export import Card, DataSpan, ParityError, export
+from models.export import Card, ParityError, export
 from models.networks import Ranker
 from models.train import Epoch, TrainSettings, build, examples, load, predict, train
-from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
+from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN, Data
 from stream_app.ranker import Ranker as Served
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
@@ -28,7 +29,9 @@ SETTINGS = TrainSettings(
     dropout=0.0,
     encoder_weight=1.0,
 )
-CARD = Card(DataSpan("test", "2017-01-01T00:00:00.000Z", "2017-02-01T00:00:00.000Z", 9), [4], {})
+CARD = Card(
+    Data("test", datetime(2017, 1, 1, tzinfo=UTC), datetime(2017, 2, 1, tzinfo=UTC), 9), (4,), {}
+)
 
 
 @pytest.fixture(scope="module")
