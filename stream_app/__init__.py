@@ -55,5 +55,8 @@ The house, its rooms in the order that an event passes through them::
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change
     codec.py            how state becomes bytes
-    cli.py              the command line; __main__.py runs it
+    cli/                the command line, a module a command; __main__.py runs it
+      worker.py           processes events   topics.py   makes and checks the topics
+      produce.py          sends events       look.py     watch and user
+      demo.py             the demo           common.py   what they share
 """

@@ -24,9 +24,9 @@ BANNED_CALLS = {
     "time.time": (("clock.py",), "the clock that is passed in"),
     "time.time_ns": (("clock.py",), "the clock that is passed in"),
     "print": ((), "a rich Console in ops/ or cli, a logger elsewhere"),
-    "rich.console.Console": (("ops/", "cli.py"), "a logger"),
-    "rich.get_console": (("ops/", "cli.py"), "a logger"),
-    "rich.print": (("ops/", "cli.py"), "a logger"),
+    "rich.console.Console": (("ops/", "cli/"), "a logger"),
+    "rich.get_console": (("ops/", "cli/"), "a logger"),
+    "rich.print": (("ops/", "cli/"), "a logger"),
 }
 BANNED_MODULES = {
     "cloudpickle": "the rows of state.py and codec.py",

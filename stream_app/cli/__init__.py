@@ -1,0 +1,33 @@
+"""The command line: ``stream-app worker | topics | produce | watch | user | demo``.
+
+A command is a function of a module here, which reads the settings first, so a wrong one is named
+before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported
+when it runs: Faust alone takes half a second.
+"""
+
+import typer
+from rich.console import Console
+
+from stream_app.cli import demo, look, produce, topics, worker
+from stream_app.errors import StreamAppError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Real-time recommendations, behaviour predictions and churn alerts beside your Kafka.",
+)
+app.command()(worker.worker)
+app.add_typer(topics.app, name="topics")
+app.command()(produce.produce)
+app.command()(look.watch)
+app.command()(look.user)
+app.command()(demo.demo)
+
+
+def main() -> None:
+    """Run the command line; an error of ours is a message, not a traceback."""
+    try:
+        app()
+    except StreamAppError as error:
+        Console(stderr=True).print(f"stream-app: {error}", style="red", markup=False)
+        raise SystemExit(2) from None

@@ -1,0 +1,25 @@
+"""``stream-app demo``: a shop's year, live."""
+
+from typing import Annotated, Literal
+
+import typer
+
+DemoShop = Literal["completejourney", "synthetic"]
+
+
+def demo(
+    events: Annotated[str, typer.Option(help="about how many, or all")] = "200000",
+    shop: Annotated[DemoShop, typer.Option(help="real purchases, or one that clicks")] = (
+        "completejourney"
+    ),
+    *,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON object only")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="leave all up until Ctrl-C")] = False,
+) -> None:
+    """Watch what is recommended and foreseen in a shop, on a broker and a worker of the demo's own.
+
+    Example: stream-app demo --shop synthetic
+    """
+    from stream_app.ops import demo as show  # noqa: PLC0415 - imports the clients
+
+    raise typer.Exit(show.run(events, shop=shop, as_json=json, keep=keep))
