@@ -37,62 +37,81 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 class StageSettings(BaseModel):
     """What the stages do; the same settings and the same log give the same outputs."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    record_bytes_max: int = Field(65_536, ge=1_024, le=1_000_000, description="bytes")
-    future_ms_max: int = Field(300_000, ge=0, description="an event dated later is rejected")
-    lateness_ms_max: int = Field(600_000, ge=0, description="an older event gets no answer")
-    check_partition: bool = Field(default=True, description="reject keys in a foreign partition")
-    user_ttl_days: int = Field(400, ge=8, le=3_650, description="silence that ends a user's row")
-    item_ttl_days: int = Field(180, ge=8, le=3_650, description="silence that ends an item's row")
-    items_max: int = Field(200_000, ge=100, le=5_000_000, description="item rows a partition")
-    session_gap_minutes: int = Field(30, ge=1, le=1_440, description="silence that ends a session")
-    debounce_seconds: int = Field(60, ge=0, description="between two unasked recommendations")
-    recommend_on: frozenset[Literal["view", "cart", "purchase"]] = Field(
-        default=frozenset({"view", "cart", "purchase"}), description="what prompts a recommendation"
+    record_bytes_max: int = Field(65_536, ge=1_024, le=1_000_000)
+    """Longer records, in bytes, are rejected."""
+    future_ms_max: int = Field(300_000, ge=0)
+    """An event dated later than its record by more is rejected."""
+    lateness_ms_max: int = Field(600_000, ge=0)
+    """An event older than the log by more is late: it is learned from, but teaches no co-visitation
+    and prompts nothing."""
+    check_partition: bool = True
+    """Reject events in a partition that murmur2 does not give their key."""
+    user_ttl_days: int = Field(400, ge=8, le=3_650)
+    """Silence, in log time, that ends a user's row."""
+    item_ttl_days: int = Field(180, ge=8, le=3_650)
+    """Silence, in log time, that ends an item's row."""
+    items_max: int = Field(200_000, ge=100, le=5_000_000)
+    """Item rows of a partition; for one too many the least wanted leaves."""
+    session_gap_minutes: int = Field(30, ge=1, le=1_440)
+    """Silence that ends a session."""
+    debounce_seconds: int = Field(60, ge=0)
+    """Event time between two recommendations to a user that nobody asked for."""
+    recommend_on: frozenset[Literal["view", "cart", "purchase"]] = frozenset(
+        {"view", "cart", "purchase"}
     )
-    top_k: int = Field(10, ge=1, le=50, description="items in a recommendation")
-    allow_repeat: bool = Field(default=True, description="recommend what was bought before")
-    category_cap: int = Field(0, ge=0, description="items of one category; 0 for no limit")
-    merchant_cap: int = Field(0, ge=0, description="items of one merchant; 0 for no limit")
-    exploration_share: float = Field(
-        0.0, ge=0, le=0.5, description="of requests, one place explores"
-    )
-    session_horizon_minutes: int = Field(
-        30, ge=1, le=1_440, description="how far behaviour is predicted where there are sessions"
-    )
-    horizon_days: int = Field(7, ge=1, le=28, description="the same where there are none")
-    learn_share_session: float = Field(
-        0.5, ge=0, le=1, description="of predictions in sessions, those learned from"
-    )
-    learn_share: float = Field(1.0, ge=0, le=1, description="the same outside sessions")
-    churn_horizon_days: int = Field(28, ge=7, le=28, description="no purchase for so long is churn")
-    churn_active_days: int = Field(
-        56, ge=7, le=365, description="the risk of who bought within them is assessed weekly"
-    )
+    """Types of event that prompt a recommendation."""
+    top_k: int = Field(10, ge=1, le=50)
+    """Items in a recommendation."""
+    allow_repeat: bool = True
+    """Recommend what the user has bought before."""
+    category_cap: int = Field(0, ge=0)
+    """Items of one category in a recommendation; 0 for no limit."""
+    merchant_cap: int = Field(0, ge=0)
+    """Items of one merchant in a recommendation; 0 for no limit."""
+    exploration_share: float = Field(0.0, ge=0, le=0.5)
+    """Share of recommendations whose last place goes to a candidate from below the cut."""
+    session_horizon_minutes: int = Field(30, ge=1, le=1_440)
+    """How far ahead behaviour is predicted at an event with a `session_id`."""
+    horizon_days: int = Field(7, ge=1, le=28)
+    """The same at an event without one."""
+    learn_share_session: float = Field(0.5, ge=0, le=1)
+    """Share of predictions with a `session_id` that are judged and learned from, as far as a user's
+    row has room for them."""
+    learn_share: float = Field(1.0, ge=0, le=1)
+    """The same without one."""
+    churn_horizon_days: int = Field(28, ge=7, le=28)
+    """Churn is: no purchase for so long."""
+    churn_active_days: int = Field(56, ge=7, le=365)
+    """The risk of users who have bought within them is assessed weekly."""
     silence_days: tuple[Annotated[int, Field(ge=1, le=365)], ...] = Field(
-        default=(10, 20, 30, 45), min_length=1, description="of silence that call for a look"
+        default=(10, 20, 30, 45), min_length=1
     )
-    timer_jitter_minutes: int = Field(
-        360, ge=0, le=1_440, description="the weekly risk is spread over them; 0 in replays"
-    )
-    churn_watch: float = Field(0.3, gt=0, lt=1, description="risk that alerts, level `watch`")
-    churn_warning: float = Field(0.5, gt=0, lt=1, description="risk of level `warning`")
-    churn_critical: float = Field(0.7, gt=0, lt=1, description="risk of level `critical`")
-    churn_hysteresis: float = Field(
-        0.1, ge=0, lt=1, description="so far below a level's risk the level ends"
-    )
-    churn_cooldown_days: int = Field(
-        14, ge=0, le=365, description="between two alerts of a user, unless it gets graver"
-    )
-    offers: dict[Literal["watch", "warning", "critical"], str] = Field(
-        default={"watch": "reminder", "warning": "free-delivery", "critical": "discount"},
-        description="what to offer, by an alert's level",
-    )
-    context_field: str = Field(
-        "place", description="of an event's `context`: where the user is, for what is wanted there"
-    )
-    seed: str = Field("stream-app", description="key of every draw")
+    """On these days of a user's silence the risk is looked at too; they rise."""
+    timer_jitter_minutes: int = Field(360, ge=0, le=1_440)
+    """The weekly assessment is spread over so long, from Sunday 00:00 UTC on; 0 in a replay."""
+    churn_watch: float = Field(0.3, gt=0, lt=1)
+    """Risk from which on an alert of level `watch` is raised."""
+    churn_warning: float = Field(0.5, gt=0, lt=1)
+    """The same for `warning`; above `churn_watch`."""
+    churn_critical: float = Field(0.7, gt=0, lt=1)
+    """The same for `critical`; above `churn_warning`."""
+    churn_hysteresis: float = Field(0.1, ge=0, lt=1)
+    """A level ends when the risk has fallen so far below where it begins; below `churn_watch`."""
+    churn_cooldown_days: int = Field(14, ge=0, le=365)
+    """Between two alerts of a user, unless it gets graver."""
+    offers: dict[Literal["watch", "warning", "critical"], str] = {
+        "watch": "reminder",
+        "warning": "free-delivery",
+        "critical": "discount",
+    }
+    """What an alert proposes to offer, by its level."""
+    context_field: str = "place"
+    """Name in an event's `context` that says where the user is: what is wanted there is proposed
+    there."""
+    seed: str = "stream-app"
+    """Key of every draw."""
 
     @field_validator("silence_days")
     @classmethod
@@ -124,52 +143,87 @@ class StageSettings(BaseModel):
 class TopicSettings(BaseModel):
     """Names of the topics, without the prefix."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     events: Name = "clickstream.events"
+    """In: what users do; key: the user's id."""
     catalog: Name = "catalog.items"
+    """In: the catalogue; key: the item's id."""
     recommendations: Name = "recommendations"
+    """Out: what to show a user; key: the user's id."""
     predictions: Name = "predictions"
+    """Out: how probable purchase, comment, share and churn are; key: the user's id."""
     churn_alerts: Name = "churn-alerts"
+    """Out: users at risk of leaving; key: the user's id."""
     dead_letter: Name = "dead-letter"
+    """Out: what was rejected, and why; key: that of the source."""
 
 
 class Settings(BaseSettings):
     """Everything that an operator can set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STREAM_APP_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix="STREAM_APP_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
-    app: Name = Field("stream-app", description="consumer group, state topic, transactional ids")
-    brokers: str = Field(
-        "127.0.0.1:9092",
-        pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$",
-        description="host:port, more after commas",
-    )
+    app: Name = "stream-app"
+    """Consumer group, start of the transactional ids and of the state topic's name. A new name
+    starts with no state, at the first record that the log still holds."""
+    brokers: str = Field("127.0.0.1:9092", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")
+    """host:port, more after commas."""
     guarantee: Guarantee = "exactly_once"
+    """What a crash may not do: lose and repeat, or only lose."""
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    """Stands before the name of every topic and transactional id."""
     topics: TopicSettings = TopicSettings()
-    partitions: int = Field(4, ge=1, le=1_000, description="of a topic that `topics create` makes")
-    replication: int = Field(1, ge=1, le=10, description="of a topic that `topics create` makes")
-    replay: bool = Field(default=False, description="the log is history: no ticks, no clock checks")
-    instance: Name | None = Field(None, description="static member id, such as the pod's name")
-    processes: int = Field(1, ge=1, le=64, description="worker processes")
-    batch_records_max: int = Field(128, ge=1, le=128, description="records in a transaction")
-    commit_interval_ms: int = Field(20, ge=0, le=10_000, description="least time between commits")
-    fetch_records_max: int = Field(1_000, ge=1, le=10_000, description="records in a fetch")
-    live_rows_max: int = Field(20_000, ge=0, description="decoded rows kept, a partition and kind")
-    idle_tick_seconds: int = Field(60, ge=0, description="idleness before a tick; 0 for none")
+    """Names of the topics."""
+    partitions: int = Field(4, ge=1, le=1_000)
+    """Of a topic that `topics create` makes; cannot be changed later without a new `app` name."""
+    replication: int = Field(1, ge=1, le=10)
+    """Of a topic that `topics create` makes; 3 on a cluster."""
+    replay: bool = False
+    """The log is history: records are dated by their events, so `topics` asks for `retention.ms=-1`
+    in place of a limit on timestamps, no ticks are written, and end-to-end time is not observed."""
+    instance: Name | None = None
+    """Static member id, such as the pod's name: a worker that comes back within the session timeout
+    takes its partitions up without a rebalance."""
+    processes: int = Field(1, ge=1, le=64)
+    """Worker processes that `worker` starts, watches and starts again."""
+    batch_records_max: int = Field(128, ge=1, le=128)
+    """Records in a transaction."""
+    commit_interval_ms: int = Field(20, ge=0, le=10_000)
+    """Least time between two commits of a partition; with more than three partitions in a process 6
+    ms for each, if that is longer. A full batch does not wait."""
+    fetch_records_max: int = Field(1_000, ge=1, le=10_000)
+    """Records in a fetch; at twice as many waiting a partition is paused."""
+    live_rows_max: int = Field(20_000, ge=0)
+    """Rows that stay decoded between batches, for each partition and kind."""
+    idle_tick_seconds: int = Field(60, ge=0)
+    """After so long without a record a partition gets a tick, so that its timers fire; 0 for
+    none."""
     session_timeout_seconds: float = Field(12.0, ge=1, le=300)
-    stall_seconds: float = Field(60.0, ge=1, description="lag without a commit before giving up")
-    model: Path | None = Field(None, description="folder of a ranking model; none: the formula")
-    model_ms_max: float = Field(
-        20.0, gt=0, le=10_000, description="a model that takes longer for an answer is refused"
-    )
+    """Without a heartbeat for so long, a worker's partitions go to others; also the wait of a task
+    that was fenced."""
+    stall_seconds: float = Field(60.0, ge=1)
+    """With records waiting and no commit for so long, the worker gives up and exits."""
+    model: Path | None = None
+    """Folder of the ranking model, read once at the start. Without one, and when it is refused, the
+    formula ranks."""
+    model_ms_max: float = Field(20.0, gt=0, le=10_000)
+    """A model whose median answer takes longer than so many milliseconds at the start is
+    refused."""
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from outside
-    metrics_port: int = Field(8_000, ge=0, le=65_000, description="0 for none; +1 a process")
+    """Address that metrics and health are served on."""
+    metrics_port: int = Field(8_000, ge=0, le=65_000)
+    """0 for none; process n of `processes` takes this port + n."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Of the program; what the clients log below `WARNING` stays hidden."""
     stages: StageSettings = StageSettings()
+    """What the stages do."""
 
     @classmethod
     def settings_customise_sources(
