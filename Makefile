@@ -15,7 +15,8 @@ DEV_STAMP := $(VENV)/.dev
 JARS_STAMP := $(KAFKA)/.jars
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo-setup constraints lint format test demo evaluate sim bench chaos \
+# Everything under docs/ is a page, hence the phony `docs`.
+.PHONY: help setup demo-setup constraints lint format docs reference test demo evaluate sim bench chaos \
 	kafka-jars java docker-compose model clean
 
 help: ## List the targets
@@ -84,6 +85,12 @@ lint: $(DEV_STAMP) ## Check style, types and the direction of imports
 format: $(DEV_STAMP) ## Format the code and mend what can be mended
 	@$(BIN)/ruff check --quiet --fix
 	@$(BIN)/ruff format --quiet
+
+reference: $(DEV_STAMP) ## Write into docs/ what they take from the code: settings, metrics, commands
+	@$(BIN)/python deploy/reference.py
+
+docs: reference ## Build the site of the docs: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 test: setup kafka-jars docker-compose lint ## Run all checks and tests, those on a real Kafka too
 	@$(BIN)/python -m pytest $(ARGS)

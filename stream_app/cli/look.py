@@ -27,7 +27,10 @@ def watch(
     _run(lambda: show(settings, topic, limit, from_beginning=from_beginning, as_json=json))
 
 
-def user(user_id: Annotated[str, typer.Argument(metavar="ID")], brokers: Brokers = None) -> None:
+def user(
+    user_id: Annotated[str, typer.Argument(metavar="ID", help="the user_id of events")],
+    brokers: Brokers = None,
+) -> None:
     """Show what is known of a user, what was last recommended, and why."""
     from stream_app.ops.watch import show_user  # noqa: PLC0415
 
