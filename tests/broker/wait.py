@@ -42,7 +42,8 @@ def settled() -> bool:
     try:
         names = consumer.partitions_for_topic(topic) or set()
         ends = consumer.end_offsets([TopicPartition(topic, number) for number in names])
-        return all((consumer.committed(partition) or 0) >= end for partition, end in ends.items())
+        done = {partition: consumer.committed(partition) or 0 for partition in ends}
+        return bool(all(done[partition] >= end for partition, end in ends.items()))
     finally:
         consumer.close()
 
@@ -52,7 +53,7 @@ def extras(wanted: str) -> bool:
     known = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     found = re.fullmatch(r"\.(?:\[([\w,]+)\])?", wanted)
     names = set((found[1] or "").split(",")) - {""} if found else {wanted}
-    return names <= known["optional-dependencies"].keys()
+    return all(each in known["optional-dependencies"] for each in names)
 
 
 def main(what: str, *arguments: str) -> int:
