@@ -85,15 +85,6 @@ docker-compose() {
     done
 }
 
-# The page is run in a copy of the checkout already.
-git() {
-    if [[ $1 == clone ]]; then
-        ln -s . "$(basename "${2%.git}")"
-    else
-        command git "$@"
-    fi
-}
-
 # The environment of the tests has the packages: none is made or filled.
 python3() {
     if [[ "$1 $2" == "-m venv" ]]; then

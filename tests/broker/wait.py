@@ -10,6 +10,8 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 from kafka import KafkaConsumer, TopicPartition
@@ -21,31 +23,29 @@ POLL_SECONDS = 0.2
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
-def ready() -> bool:
-    """Whether the worker has all its partitions."""
-    settings = load()
-    try:
-        url = f"http://127.0.0.1:{settings.metrics_port}/readyz"
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return int(response.status) == 200
-    except urllib.error.URLError:
-        return False
+def ready() -> Iterator[bool]:
+    """Say again and again whether the worker has all its partitions."""
+    url = f"http://127.0.0.1:{load().metrics_port}/readyz"
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=2) as response:
+                yield int(response.status) == HTTPStatus.OK
+        except urllib.error.URLError:
+            yield False
 
 
-def settled() -> bool:
-    """Whether the workers have committed what stands in the log."""
+def settled() -> Iterator[bool]:
+    """Say again and again whether the workers have committed what stands in the log."""
     settings = load()
     topic = settings.topic("events")
     consumer = KafkaConsumer(
         bootstrap_servers=settings.brokers, group_id=settings.app, enable_auto_commit=False
     )
-    try:
-        names = consumer.partitions_for_topic(topic) or set()
-        ends = consumer.end_offsets([TopicPartition(topic, number) for number in names])
+    names = consumer.partitions_for_topic(topic) or set()
+    ends = consumer.end_offsets([TopicPartition(topic, number) for number in names])
+    while True:
         done = {partition: consumer.committed(partition) or 0 for partition in ends}
-        return bool(all(done[partition] >= end for partition, end in ends.items()))
-    finally:
-        consumer.close()
+        yield all(done[partition] >= end for partition, end in ends.items())
 
 
 def extras(wanted: str) -> bool:
@@ -61,12 +61,14 @@ def main(what: str, *arguments: str) -> int:
     if what == "extras":
         return 0 if extras(*arguments) else 1
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not {"ready": ready, "settled": settled}[what]():
+    for done in {"ready": ready, "settled": settled}[what]():
+        if done:
+            return 0
         if time.monotonic() > deadline:
-            sys.stderr.write(f"not {what} after {DEADLINE_SECONDS:.0f} s\n")
-            return 1
+            break
         time.sleep(POLL_SECONDS)
-    return 0
+    sys.stderr.write(f"not {what} after {DEADLINE_SECONDS:.0f} s\n")
+    return 1
 
 
 if __name__ == "__main__":
