@@ -80,8 +80,8 @@ def allowed(schema: Schema) -> str:
 
 
 def _list(schema: Schema) -> str:
-    each = allowed(schema["items"]) or "text"
-    return f"a list of {each}" + ("s" if each in {"number", "text"} else "")
+    each = (allowed(schema["items"]) or "text").removeprefix("a ")
+    return f"a list of {each}" + ("s" if each in {"number", "table", "text"} else "")
 
 
 def _text(schema: Schema) -> str:
@@ -144,8 +144,8 @@ def topics() -> str:
     return table(("setting", "default", "meaning"), *rows)
 
 
-def fields(record: type[msgspec.Struct]) -> str:
-    """Return the table of a record's fields, from its JSON schema."""
+def fields(record: type[msgspec.Struct], *, sent: bool = False) -> str:
+    """Return the table of a record's fields, from its JSON schema; what is sent has all of them."""
     schema = msgspec.json.schema(record)["$defs"][record.__name__]
     required = schema.get("required", [])
     rows = []
@@ -153,16 +153,16 @@ def fields(record: type[msgspec.Struct]) -> str:
         parts = [field, *field.get("anyOf", [])]
         described = next((part["description"] for part in parts if "description" in part), "")
         limits = allowed(field)
-        needed = "required" if name in required else ""
+        needed = "required" if name in required and not sent else ""
         rows.append((code(name), ", ".join(filter(None, (needed, limits))), sentence(described)))
-    return table(("field", "limits", "what"), *rows)
+    return table(("field", "value" if sent else "limits", "what"), *rows)
 
 
 def outputs() -> str:
     """Return the fields of what is sent to the output topics, a heading for each record."""
     records = (event.Recommendation, event.RankedItem, event.Cause)
     parts = [
-        f"#### {record.__name__}\n\n{_about(record)}\n\n{fields(record)}"
+        f"#### {record.__name__}\n\n{_about(record)}\n\n{fields(record, sent=True)}"
         for record in (*records, event.Prediction, event.ChurnAlert)
     ]
     return "\n".join(parts)
