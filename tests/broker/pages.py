@@ -4,6 +4,8 @@ Comments in a page, invisible to its readers, say what the text around them says
 
 ``<!-- test: background -->``
     the block below runs until the page's end
+``<!-- test: ends with CODE -->``
+    the last command of the block below ends with this exit code, as the page says
 ``<!-- test: skip because REASON -->``
     the block below is not run
 ``<!-- test: shows -->``
@@ -33,15 +35,17 @@ _PART = re.compile(
     r"|^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
+_ENDS = re.compile(r"test: ends with (\d+)")
 _SKIP = re.compile(r"test: skip because (\w.+)", re.DOTALL)
 
-Kind = Literal["run", "background", "skip", "shows", "stop", "file"]
+Kind = Literal["run", "ends", "background", "skip", "shows", "stop", "file"]
 
 
 class Block(msgspec.Struct, frozen=True):
     """A part of a page that the test acts on.
 
-    ``text`` is what stands in the block; ``about`` is the reason to skip it, or the file's name.
+    ``text`` is what stands in the block; ``about`` is the reason to skip it, the exit code that it
+    ends with, or the file's name.
     """
 
     kind: Kind
@@ -96,7 +100,7 @@ def _dedented(text: str, by: int) -> str:
 
 def _block(mark: str, language: str, text: str) -> Block | None:
     """Return what a block and the comment above it mean; nothing for one that is only shown."""
-    skip = _SKIP.fullmatch(mark)
+    skip, ends = _SKIP.fullmatch(mark), _ENDS.fullmatch(mark)
     if mark.startswith("file: "):
         return Block("file", text, mark.removeprefix("file: "))
     if mark == "test: shows":
@@ -109,6 +113,8 @@ def _block(mark: str, language: str, text: str) -> Block | None:
         return None
     if skip:
         return Block("skip", text, skip[1])
+    if ends:
+        return Block("ends", text, ends[1])
     if mark not in {"", "test: background"}:
         raise PageError(f"{mark!r} is no comment that tests/broker/pages.py knows")
     return Block("background" if mark else "run", text)
@@ -118,10 +124,12 @@ def script(page: list[Block], outputs: Path) -> str:
     """Return the bash script of a page: block ``n`` prints to ``outputs/n``."""
     lines = ["set -eo pipefail", f". {shlex.quote(str(STAND_INS))}"]
     for number, block in enumerate(page):
-        if block.kind in {"run", "background", "file", "stop"}:
+        if block.kind not in {"shows", "skip"}:
             lines.append(f"exec > {shlex.quote(str(outputs / str(number)))} 2>&1")
         if block.kind == "run":
             lines.append(block.text)
+        elif block.kind == "ends":
+            lines.append(f"code=0; {{\n{block.text}}} || code=$?; [[ $code == {block.about} ]]")
         elif block.kind == "background":
             lines.append(f"in_background() {{\n{block.text}\n}}\nkeep_running in_background")
         elif block.kind == "file":

@@ -30,7 +30,9 @@ def read(page: Path) -> list[Block]:
     return list(blocks(page.read_text(encoding="utf-8")))
 
 
-WITH_COMMANDS = [page for page in pages() if any(block.kind == "run" for block in read(page))]
+WITH_COMMANDS = [
+    page for page in pages() if any(block.kind in {"run", "ends"} for block in read(page))
+]
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_commands_of_a_page_work(page: Path, broker: str, checkout: Path, tmp_pa
     assert code == 0, f"{name(page)}: exit code {code} in\n{parts[last].text}\n{printed[last]}"
     ran = -1
     for number, block in enumerate(parts):
-        if block.kind in {"run", "background"}:
+        if block.kind in {"run", "ends", "background"}:
             ran = number
         elif block.kind == "shows":
             lost = missing(block.text, printed[ran])
@@ -116,8 +118,12 @@ def test_commands_of_a_page_work(page: Path, broker: str, checkout: Path, tmp_pa
 
 def test_few_commands_are_skipped() -> None:
     """Hardly any block is not run, and each of these says why."""
-    skipped = [(name(page), block.about) for page in pages() for block in read(page)]
-    skipped = [(page, reason) for page, reason in skipped if reason]
+    skipped = [
+        (name(page), block.about)
+        for page in pages()
+        for block in read(page)
+        if block.kind == "skip"
+    ]
     assert len(skipped) <= SKIPS_MAX, skipped
 
 
@@ -165,6 +171,10 @@ two
 ```text
 five
 ```
+<!-- test: ends with 1 -->
+```sh
+false
+```
 <!-- test: stop the worker -->
 <!-- test: skip because it asks for a password -->
 ```sh
@@ -177,6 +187,7 @@ six
         Block("background", "two\n"),
         Block("run", "three\n  four\n"),
         Block("shows", "five\n"),
+        Block("ends", "false\n", "1"),
         Block("stop", ""),
         Block("skip", "six\n", "it asks for a password"),
     ]
@@ -186,7 +197,7 @@ six
     ("text", "code"),
     [
         ("true\n", 0),
-        ("false\ntrue\n", 1),
+        ("true\nfalse\n", 1),
         ("nobody-knows-this\n", 127),
         ("make no-such-target\n", 2),
         ("pip install '.[no-such-extra]'\n", 1),
@@ -195,8 +206,11 @@ six
 )
 def test_commands_that_fail_are_found(text: str, code: int, checkout: Path, tmp_path: Path) -> None:
     """A page with a command that does not work does not pass."""
-    page = [Block("run", text)]
-    assert follow(page, checkout, tmp_path, environment("localhost:9092", 8000)) == code
+    env = environment("localhost:9092", 8000)
+    assert follow([Block("run", text)], checkout, tmp_path, env) == code
+    for said in (code, code + 1):
+        ended = follow([Block("ends", text, str(said))], checkout, tmp_path, env)
+        assert ended == int(said != code)
 
 
 def test_background_command_that_fails_is_found(checkout: Path, tmp_path: Path) -> None:
