@@ -86,7 +86,8 @@ def test_metrics_that_pages_name_exist() -> None:
     """Every metric that any page speaks of is one that a worker has."""
     known = set(re.findall(r"^\| `(stream_app_\w+)`", doc("reference.md"), re.MULTILINE))
     for path in PAGES:
-        assert set(re.findall(r"\bstream_app_\w+", read(path))) <= known, place(path)
+        named = re.findall(r"\b(stream_app_\w+?)(?:_bucket|_sum|_count)?\b", read(path))
+        assert set(named) <= known, place(path)
 
 
 def test_types_of_events_are_described() -> None:
@@ -170,13 +171,28 @@ def test_tests_that_pages_name_exist(path: Path) -> None:
 
 def commands(text: str, program: str) -> Iterator[list[str]]:
     """Yield the words behind a program's name in blocks of shell and in backticks."""
-    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^ *```sh\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
-            words = shlex.split(line, comments=True)
-            if words and words[0] == program:
-                yield words[1:]
+            if program in line:
+                yield from _called(line, program)
     for quoted in re.findall(rf"`{program} ([^`<]+)`", text):
         yield shlex.split(quoted)
+
+
+def _called(line: str, program: str) -> Iterator[list[str]]:
+    """Yield the words behind a program's name in a line, up to a pipe or whatever ends it."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    command: list[str] = []
+    for word in [*lexer, ";"]:
+        if not re.fullmatch(r"[|&;()<>]+", word):
+            command.append(word)
+            continue
+        while command and re.fullmatch(r"[A-Z_]+=.*", command[0]):
+            del command[0]
+        if command and command[0] == program:
+            yield command[1:]
+        command = []
 
 
 def parse(words: list[str]) -> None:

@@ -131,7 +131,9 @@ def script(page: list[Block], outputs: Path) -> str:
         elif block.kind == "ends":
             lines.append(f"code=0; {{\n{block.text}}} || code=$?; [[ $code == {block.about} ]]")
         elif block.kind == "background":
-            lines.append(f"in_background() {{\n{block.text}\n}}\nkeep_running in_background")
+            lines.append(
+                f"in_background() {{\n{block.text}\n}}\nkeep_running in_background\nsleep 2"
+            )
         elif block.kind == "file":
             lines.append(f"printf '%s' {shlex.quote(block.text)} > {shlex.quote(block.about)}")
         elif block.kind == "stop":
