@@ -175,8 +175,8 @@ def commands(text: str, program: str) -> Iterator[list[str]]:
         for line in block.splitlines():
             if program in line:
                 yield from _called(line, program)
-    for quoted in re.findall(rf"`{program} ([^`<]+)`", text):
-        yield shlex.split(quoted)
+    for quoted in re.findall(rf"`({program} [^`<]+)`", text):
+        yield from _called(quoted, program)
 
 
 def _called(line: str, program: str) -> Iterator[list[str]]:
