@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.producer import KafkaProducer
 from msgspec import Struct
 
 from stream_app.clock import monotonic_seconds
-from stream_app.errors import ConfigError, StreamAppError
+from stream_app.errors import ConfigError, StreamAppError, UnreachableError
 from stream_app.sources import Record
 
 # Records sent and not yet acknowledged: bounds memory, at some 2 KB a record, and what is sent in
@@ -117,8 +117,11 @@ def produce(
 
     Raises
     ------
+    UnreachableError
+        When no broker answers, and nothing was sent.
     ProduceError
-        When the broker or the topic is not there, or refuses a record; it says how many are in.
+        When the topic is not there, or the broker leaves or refuses a record; it says how many are
+        in.
     """
     start_seconds = monotonic_seconds()
     tally = _Tally(progress)
@@ -128,6 +131,8 @@ def produce(
             producer.flush()
             tally.count(wait_for_all=True)
     except KafkaError as error:
+        if not tally.sent and isinstance(error, KafkaConnectionError | KafkaTimeoutError):
+            raise UnreachableError(settings.brokers, error) from error
         raise ProduceError(
             f"{settings.topic} on {settings.brokers}: {tally.acknowledged} of {tally.sent} records "
             f"were acknowledged, then: {error}"
