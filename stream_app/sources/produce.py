@@ -118,7 +118,7 @@ def produce(
     Raises
     ------
     UnreachableError
-        When no broker answers, and nothing was sent.
+        When no broker answers.
     ProduceError
         When the topic is not there, or the broker leaves or refuses a record; it says how many are
         in.
@@ -126,13 +126,15 @@ def produce(
     start_seconds = monotonic_seconds()
     tally = _Tally(progress)
     try:
-        with KafkaProducer(**_client_settings(settings)) as producer:
+        made = KafkaProducer(**_client_settings(settings))
+    except (KafkaConnectionError, KafkaTimeoutError) as error:
+        raise UnreachableError(settings.brokers, error) from error
+    try:
+        with made as producer:
             _send(producer, records, settings, tally)
             producer.flush()
             tally.count(wait_for_all=True)
     except KafkaError as error:
-        if not tally.sent and isinstance(error, KafkaConnectionError | KafkaTimeoutError):
-            raise UnreachableError(settings.brokers, error) from error
         raise ProduceError(
             f"{settings.topic} on {settings.brokers}: {tally.acknowledged} of {tally.sent} records "
             f"were acknowledged, then: {error}"
