@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 KAFKA := .kafka
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends
 APT_UPDATE := $(SUDO) apt-get update --quiet=2
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
@@ -16,8 +16,8 @@ JARS_STAMP := $(KAFKA)/.jars
 
 .DEFAULT_GOAL := help
 # Everything under docs/ is a page, hence the phony `docs`.
-.PHONY: help setup demo-setup constraints lint format docs reference test demo evaluate sim bench chaos \
-	kafka-jars java docker-compose model clean
+.PHONY: help setup demo-setup constraints lint format docs reference test demo evaluate sim bench \
+	chaos kafka-jars java docker-compose kcat prometheus model clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,17 +47,27 @@ constraints: | $(BIN)/python ## Resolve all packages once and write constraints.
 	@$(BIN)/python deploy/constraints.py $(VENV)/resolved.json > constraints.new
 	@mv constraints.new constraints.txt
 
-java:
-	@if ! { command -v java && command -v mvn; } > /dev/null; then \
-		echo "Installing Java and Maven ..."; \
-		$(APT_UPDATE) && $(APT_INSTALL) default-jre-headless maven > /dev/null; \
+# need PROGRAM,PACKAGES: install Debian's packages unless the program is there; no service starts.
+define need
+	@if ! command -v $(1) > /dev/null; then \
+		echo "Installing $(2) ..."; \
+		$(APT_UPDATE) && $(APT_INSTALL) $(2) > /dev/null; \
 	fi
+endef
+
+java:
+	$(call need,java,default-jre-headless)
+	$(call need,mvn,maven)
 
 docker-compose:
-	@if ! command -v docker-compose > /dev/null; then \
-		echo "Installing docker-compose ..."; \
-		$(APT_UPDATE) && $(APT_INSTALL) docker-compose > /dev/null; \
-	fi
+	$(call need,docker-compose,docker-compose)
+
+# A foreign reader of our topics, and what scrapes our metrics and checks our alerts.
+kcat:
+	$(call need,kcat,kcat)
+
+prometheus:
+	$(call need,promtool,prometheus)
 
 # The old jars go first: a folder with two versions of Kafka starts neither.
 $(JARS_STAMP): deploy/kafka/pom.xml | java
@@ -92,7 +102,7 @@ reference: $(DEV_STAMP) ## Write into docs/ what they take from the code: settin
 docs: reference ## Build the site of the docs: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-test: setup kafka-jars docker-compose lint ## Run all checks and tests, those on a real Kafka too
+test: setup kafka-jars docker-compose kcat prometheus lint ## Run all checks and tests, those on a real Kafka too
 	@$(BIN)/python -m pytest $(ARGS)
 
 # --- things to run -----------------------------------------------------------------------------

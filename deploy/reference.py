@@ -216,22 +216,18 @@ def _leaves(command: Any, name: str = "stream-app") -> Iterator[tuple[str, Any]]
 
 
 def _command(name: str, command: Any) -> str:
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    text, examples = [], []
-    for paragraph in paragraphs:
-        if paragraph.startswith("Example"):
-            examples += re.findall(r"(stream-app .+)", paragraph)
-        else:
-            text.append(" ".join(paragraph.replace("``", "`").split()))
+    about, _, last = inspect.cleandoc(command.help or "").partition("For example:")
+    text = [" ".join(part.replace("``", "`").split()) for part in about.split("\n\n")]
+    examples = [line.strip() for line in last.splitlines() if line.strip()]
     arguments = [p.metavar or p.name.upper() for p in command.params if _is_argument(p)]
     rows = [_option(parameter) for parameter in command.params if not parameter.hidden]
     parts = [
         f"## {name}",
         " ".join(filter(None, [f"`{' '.join([name, *arguments])}`", "[options]"])),
     ]
-    parts += text
+    parts += filter(None, text)
     if examples:
-        parts.append("Example: " + "; ".join(code(example) for example in examples))
+        parts.append("\n".join(["```console", *examples, "```"]))
     if rows:
         parts.append(table(("argument or option", "value", "default", "meaning"), *rows).rstrip())
     else:

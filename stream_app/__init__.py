@@ -44,7 +44,8 @@ The house, its rooms in the order that an event passes through them::
       app.py              the Faust app around them
     ops/                what people use and see
       health.py           /metrics, /healthz, /readyz
-      watch.py            topics and users, on a terminal
+      watch.py            topics, on a terminal
+      user.py             what is known of a user
       words.py            predictions and alerts in words
       produce.py          events to Kafka, with a progress bar
       broker.py           the demo's embedded broker

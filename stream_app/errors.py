@@ -4,6 +4,7 @@
 
     StreamAppError
     ├── ConfigError        operator: a setting is wrong
+    ├── UnreachableError   operator: no broker answers
     ├── TopicError         operator: a topic is missing, or not as the state remembers it
     ├── PositionError      operator: the log no longer holds the position that the state has reached
     ├── StateError         operator: a state row cannot be read
@@ -36,6 +37,22 @@ class StreamAppError(Exception):
 
 class ConfigError(StreamAppError):
     """A setting is missing, unknown or out of range; the operator corrects it."""
+
+
+class UnreachableError(StreamAppError):
+    """No broker answers; the operator starts it, or names another.
+
+    >>> UnreachableError("kafka:9092", "refused").args[0][:46]
+    'no broker answers at kafka:9092 (refused); sta'
+    """
+
+    retriable = True
+
+    def __init__(self, brokers: str, cause: object) -> None:
+        super().__init__(
+            f"no broker answers at {brokers} ({cause}); start it, or name another by --brokers or "
+            "STREAM_APP_BROKERS"
+        )
 
 
 class TopicError(StreamAppError):

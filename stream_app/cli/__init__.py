@@ -5,6 +5,9 @@ before anything starts, and hands over to ``ops`` or ``runtime``. What a command
 when it runs: Faust alone takes half a second.
 """
 
+import os
+import sys
+
 import typer
 from rich.console import Console
 
@@ -14,6 +17,8 @@ from stream_app.errors import StreamAppError
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Real-time recommendations, behaviour predictions and churn alerts beside your Kafka.",
 )
 app.command()(worker.worker)
@@ -27,7 +32,12 @@ app.command()(demo.demo)
 def main() -> None:
     """Run the command line; an error of ours is a message, not a traceback."""
     try:
-        app()
+        app(prog_name="stream-app")
     except StreamAppError as error:
-        Console(stderr=True).print(f"stream-app: {error}", style="red", markup=False)
+        Console(stderr=True, soft_wrap=True).print(
+            f"stream-app: {error}", style="red", markup=False, highlight=False
+        )
         raise SystemExit(2) from None
+    except BrokenPipeError:  # who reads us has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None

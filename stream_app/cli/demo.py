@@ -18,7 +18,9 @@ def demo(
 ) -> None:
     """Watch what is recommended and foreseen in a shop, on a broker and a worker of the demo's own.
 
-    Example: stream-app demo --shop synthetic
+    For example:
+
+        stream-app demo --shop synthetic
     """
     from stream_app.ops import demo as show  # noqa: PLC0415 - imports the clients
 

@@ -34,7 +34,9 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
     The source synthetic is a seeded shop with late, repeated and broken records among the others;
     --truth writes beside them how probable a purchase, comment, share or churn was, as JSON lines.
 
-    Example: stream-app produce --source completejourney --households 50 --rate 100 --now
+    For example:
+
+        stream-app produce --source completejourney --households 50 --rate 100 --now
     """
     from stream_app.ops import produce as producing  # noqa: PLC0415 - imports the clients
 

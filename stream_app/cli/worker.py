@@ -1,5 +1,6 @@
 """``stream-app worker``: one process, or several looked after."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -24,12 +25,20 @@ def worker(
     guarantee: Annotated[Guarantee | None, typer.Option(help="what a crash may not do")] = None,
     instance: Annotated[str | None, typer.Option(help="static member id")] = None,
 ) -> None:
-    """Process events until stopped.
+    """Process events until stopped; SIGTERM and Ctrl-C finish the batch in flight first.
 
-    Example: stream-app worker --brokers kafka:9092 --processes 2
+    For example:
+
+        stream-app worker --brokers kafka:9092 --processes 2
+
+        STREAM_APP_REPLAY=true stream-app worker --guarantee at_least_once
     """
     settings = settings_of(
-        brokers=brokers, processes=processes, guarantee=guarantee, instance=instance
+        clients=logging.WARNING,
+        brokers=brokers,
+        processes=processes,
+        guarantee=guarantee,
+        instance=instance,
     )
     if settings.processes > 1:
         if settings.guarantee == "at_least_once":

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 import msgspec
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from stream_app.config import Settings
-from stream_app.errors import TopicError
+from stream_app.errors import StreamAppError, TopicError, UnreachableError
 
 _HOUR_MS = 3_600_000
+# How long to look for a broker.
+_ANSWER_MS_MAX = 10_000
+_AGAIN_MS_MAX = 1_000
 _FOREVER = "-1"
 _STATE_MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 _DEAD_LETTER_BYTES_MAX = 2 * 1024 * 1024
@@ -49,8 +52,10 @@ def create(settings: Settings) -> list[str]:
 
     Raises
     ------
+    UnreachableError
+        When no broker answers.
     TopicError
-        When the broker cannot be reached or refuses.
+        When the broker refuses.
     """
     topics = wanted(settings)
     try:
@@ -69,7 +74,7 @@ def create(settings: Settings) -> list[str]:
                 admin.create_topics(missing, wait_for_metadata=True)
             return list(missing)
     except KafkaError as error:
-        raise TopicError(f"cannot make the topics at {settings.brokers}: {error}") from error
+        raise _failed(settings, "make the topics", error) from error
 
 
 def check(settings: Settings) -> list[str]:
@@ -81,7 +86,7 @@ def check(settings: Settings) -> list[str]:
                 configs = _configs(admin, counts)
                 faults = _check_configs(settings, configs)
     except KafkaError as error:
-        raise TopicError(f"cannot ask {settings.brokers} about topics: {error}") from error
+        raise _failed(settings, "describe the topics", error) from error
     state, source = settings.state_topic, settings.topic("events")
     if not faults and counts[state] != counts[source]:
         faults.append(
@@ -95,8 +100,10 @@ def topology(settings: Settings) -> Topology:
 
     Raises
     ------
+    UnreachableError
+        When no broker answers.
     TopicError
-        When a topic is missing, state and source differ in partitions, or nobody answers.
+        When a topic is missing, or state and source differ in partitions.
     """
     try:
         with _admin(settings) as admin:
@@ -109,11 +116,22 @@ def topology(settings: Settings) -> Topology:
             (description,) = admin.describe_topics([source])
             return Topology(counts, str(description["topic_id"] or ""))
     except KafkaError as error:
-        raise TopicError(f"cannot reach a broker at {settings.brokers}: {error}") from error
+        raise _failed(settings, "describe the topics", error) from error
 
 
 def _admin(settings: Settings) -> KafkaAdminClient:
-    return KafkaAdminClient(bootstrap_servers=settings.brokers.split(","), client_id=settings.app)
+    return KafkaAdminClient(
+        bootstrap_servers=settings.brokers.split(","),
+        client_id=settings.app,
+        bootstrap_timeout_ms=_ANSWER_MS_MAX,
+        reconnect_backoff_max_ms=_AGAIN_MS_MAX,
+    )
+
+
+def _failed(settings: Settings, doing: str, error: KafkaError) -> StreamAppError:
+    if isinstance(error, KafkaConnectionError | KafkaTimeoutError):
+        return UnreachableError(settings.brokers, error)
+    return TopicError(f"the broker at {settings.brokers} did not {doing}: {error}")
 
 
 def _describe(admin: KafkaAdminClient, settings: Settings) -> tuple[dict[str, int], list[str]]:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 from kafka.producer import KafkaProducer
 from msgspec import Struct
 
 from stream_app.clock import monotonic_seconds
-from stream_app.errors import ConfigError, StreamAppError
+from stream_app.errors import ConfigError, StreamAppError, UnreachableError
 from stream_app.sources import Record
 
 # Records sent and not yet acknowledged: bounds memory, at some 2 KB a record, and what is sent in
@@ -117,13 +117,20 @@ def produce(
 
     Raises
     ------
+    UnreachableError
+        When no broker answers.
     ProduceError
-        When the broker or the topic is not there, or refuses a record; it says how many are in.
+        When the topic is not there, or the broker leaves or refuses a record; it says how many are
+        in.
     """
     start_seconds = monotonic_seconds()
     tally = _Tally(progress)
     try:
-        with KafkaProducer(**_client_settings(settings)) as producer:
+        made = KafkaProducer(**_client_settings(settings))
+    except (KafkaConnectionError, KafkaTimeoutError) as error:
+        raise UnreachableError(settings.brokers, error) from error
+    try:
+        with made as producer:
             _send(producer, records, settings, tally)
             producer.flush()
             tally.count(wait_for_all=True)

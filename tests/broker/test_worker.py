@@ -64,7 +64,10 @@ def test_second_worker_takes_its_share(kafka: KafkaServer, tmp_path: Path) -> No
     count = len(stage.send(3_000, seed=1))
     assert stage.wait(1_000) >= 1_000
     second.start()
-    time.sleep(6)
+    deadline = time.monotonic() + 60
+    while stage.said().count(": restored, at offset") <= PARTITIONS:
+        assert time.monotonic() < deadline, stage.said()
+        time.sleep(0.2)
     count += len(stage.send(3_000, seed=2))
     time.sleep(2)
     assert second.end() == 0, stage.said()

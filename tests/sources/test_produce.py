@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from stream_app.errors import ConfigError
+from stream_app.errors import ConfigError, UnreachableError
 from stream_app.sources import produce as module
-from stream_app.sources.produce import ProduceError, ProduceSettings, produce
+from stream_app.sources.produce import ProduceSettings, produce
 
 
 def settings(**over: Any) -> ProduceSettings:
@@ -54,7 +54,7 @@ def test_schedule_without_a_pace_is_at_once() -> None:
 
 
 def test_broker_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a broker the error names it, and says that nothing is in."""
+    """Without a broker the error names it, and says what to do."""
     monkeypatch.setattr(module, "_ANSWER_MS_MAX", 200)
-    with pytest.raises(ProduceError, match=r"events on 127\.0\.0\.1:1: 0 of 0 records"):
+    with pytest.raises(UnreachableError, match=r"no broker answers at 127\.0\.0\.1:1"):
         produce([(b"key", b"value", 0)], settings())
