@@ -216,9 +216,10 @@ def _leaves(command: Any, name: str = "stream-app") -> Iterator[tuple[str, Any]]
 
 
 def _command(name: str, command: Any) -> str:
-    about, _, last = inspect.cleandoc(command.help or "").partition("For example:")
+    said = inspect.cleandoc(command.help or "")
+    about, *last = re.split(r"^(?:For example|Example):", said, flags=re.MULTILINE)
     text = [" ".join(part.replace("``", "`").split()) for part in about.split("\n\n")]
-    examples = [line.strip() for line in last.splitlines() if line.strip()]
+    examples = [line.strip() for line in "\n".join(last).splitlines() if line.strip()]
     arguments = [p.metavar or p.name.upper() for p in command.params if _is_argument(p)]
     rows = [_option(parameter) for parameter in command.params if not parameter.hidden]
     parts = [
