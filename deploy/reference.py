@@ -220,20 +220,27 @@ def _command(name: str, command: Any) -> str:
     about, *last = re.split(r"^(?:For example|Example):", said, flags=re.MULTILINE)
     text = [" ".join(part.replace("``", "`").split()) for part in about.split("\n\n")]
     examples = [line.strip() for line in "\n".join(last).splitlines() if line.strip()]
-    arguments = [p.metavar or p.name.upper() for p in command.params if _is_argument(p)]
     rows = [_option(parameter) for parameter in command.params if not parameter.hidden]
-    parts = [
-        f"## {name}",
-        " ".join(filter(None, [f"`{' '.join([name, *arguments])}`", "[options]"])),
-    ]
+    parts = [f"## {name}", f"```text\n{_usage(name, command.params)}\n```"]
     parts += filter(None, text)
     if examples:
         parts.append("\n".join(["```console", *examples, "```"]))
     if rows:
         parts.append(table(("argument or option", "value", "default", "meaning"), *rows).rstrip())
-    else:
-        parts[1] = parts[1].removesuffix(" [options]")
     return "\n\n".join(parts) + "\n"
+
+
+def _usage(name: str, parameters: list[Any]) -> str:
+    """Return a command with what it must have."""
+    words = [name]
+    for parameter in parameters:
+        if _is_argument(parameter):
+            word = parameter.metavar or parameter.name.upper()
+            words.append(word if parameter.required else f"[{word}]")
+        elif parameter.required:
+            words += [parameter.opts[0], parameter.name.upper()]
+    optional = [p for p in parameters if not p.required and not _is_argument(p)]
+    return " ".join([*words, *(["[options]"] if optional else [])])
 
 
 def _is_argument(parameter: Any) -> bool:
