@@ -11,6 +11,8 @@ Comments in a page, invisible to its readers, say what the text around them says
 ``<!-- test: shows -->``
     each line of the block below stands in what the last block of shell printed; ``...`` in a line
     is anything, on a line of its own it says nothing
+``<!-- test: given COMMANDS -->``
+    what the reader of the page has already: the commands are run
 ``<!-- test: stop the worker -->``
     here the reader presses Ctrl-C in the worker's terminal
 ``<!-- file: NAME -->``
@@ -38,7 +40,7 @@ _PART = re.compile(
 _ENDS = re.compile(r"test: ends with (\d+)")
 _SKIP = re.compile(r"test: skip because (\w.+)", re.DOTALL)
 
-Kind = Literal["run", "ends", "background", "skip", "shows", "stop", "file"]
+Kind = Literal["given", "run", "ends", "background", "skip", "shows", "stop", "file"]
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -85,6 +87,9 @@ def blocks(text: str) -> Iterator[Block]:
             if mark == "test: stop the worker":
                 yield Block("stop", "")
                 mark = ""
+            elif mark.startswith("test: given "):
+                yield Block("given", mark.removeprefix("test: given ") + "\n")
+                mark = ""
             continue
         block = _block(mark, part["language"], _dedented(part["text"], len(part["indent"])))
         mark = ""
@@ -126,7 +131,7 @@ def script(page: list[Block], outputs: Path) -> str:
     for number, block in enumerate(page):
         if block.kind not in {"shows", "skip"}:
             lines.append(f"exec > {shlex.quote(str(outputs / str(number)))} 2>&1")
-        if block.kind == "run":
+        if block.kind in {"given", "run"}:
             lines.append(block.text)
         elif block.kind == "ends":
             lines.append(f"code=0; {{\n{block.text}}} || code=$?; [[ $code == {block.about} ]]")

@@ -59,7 +59,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def moved(block: Block, broker: str, port: int) -> Block:
     """Return a block with the broker and the ports of this test in place of the usual ones."""
-    text = re.sub(r"\blocalhost:909[24]\b", broker, block.text)
+    text = re.sub(r"\b(localhost|127\.0\.0\.1):909[24]\b", broker, block.text)
     text = re.sub(r"\b80([01]\d)\b", lambda found: str(port + int(found[1])), text)
     return Block(block.kind, text, block.about)
 
@@ -147,6 +147,8 @@ def test_comments_that_are_not_understood_are_refused(text: str) -> None:
 def test_blocks_of_a_page() -> None:
     """Each comment has its meaning, blocks in lists are found, and what is not shell is not run."""
     text = """# Page
+<!-- test: given zero
+zero -->
 ```sh
 one
 ```
@@ -182,6 +184,7 @@ six
 ```
 """
     assert list(blocks(text)) == [
+        Block("given", "zero\nzero\n"),
         Block("run", "one\n"),
         Block("file", "b = 1\n", "a.toml"),
         Block("background", "two\n"),
