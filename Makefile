@@ -100,7 +100,7 @@ reference: $(DEV_STAMP) ## Write into docs/ what they take from the code: settin
 	@$(BIN)/python deploy/reference.py
 
 docs: reference ## Build the site of the docs: build/site/index.html
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: setup kafka-jars docker-compose kcat prometheus lint ## Run all checks and tests, those on a real Kafka too
 	@$(BIN)/python -m pytest $(ARGS)

@@ -248,7 +248,7 @@ def test_pages_name_no_place_on_a_machine() -> None:
 def test_site_is_complete_and_asks_nobody_else(tmp_path: Path) -> None:
     """The site is built without a warning, and its pages load nothing from other addresses."""
     result = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", tmp_path],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         check=False,
