@@ -1,0 +1,301 @@
+"""The page's parts about the shop: what came in, what was recommended, what it led to."""
+
+from collections.abc import Mapping, Sequence
+
+from stream_app.event import rfc3339
+from stream_app.ops import report_pictures as draw
+from stream_app.ops.report import Report
+from stream_app.ops.report_blocks import (
+    Block,
+    Section,
+    Table,
+    listed,
+    many,
+    over_time,
+    percent,
+    share,
+)
+from stream_app.ops.report_hits import HitFigures, Shares
+from stream_app.ops.words import span
+
+# A share of fewer is not shown.
+_CASES_MIN = 20
+# Of so many places, shares are told apart in the picture.
+_PLACES_SHOWN = 20
+
+
+def came_in(report: Report) -> Section:
+    """Return what came in."""
+    events = report.events
+    totals = {name: sum(row) for name, row in events.types.items()}
+    about = "" if events.share == 1 else "about "
+    facts = [
+        f"{many(events.consumed, 'record')} came in, from {rfc3339(events.first_ms)[:16]} to "
+        f"{rfc3339(events.end_ms)[:16]}, of {about}{many(events.users, 'user')} with "
+        f"{'' if events.share == 1 else 'at least '}{many(events.items, 'item')}.",
+        f"{many(events.rejected, 'record')} could not be read as events and went to the "
+        f"dead-letter topic: {percent(share(events.rejected, events.consumed), 2)}.",
+        f"{about.capitalize()}{many(events.repeats, 'event')} had been sent before and changed "
+        f"nothing: {percent(share(events.repeats, events.consumed), 2)}.",
+    ]
+    if events.share < 1:
+        facts.append(
+            f"There are too many users to keep in memory: what is joined on this page is of "
+            f"{percent(events.share, 2)} of them, drawn by a hash of their ids and taken whole; "
+            "what is counted is of all."
+        )
+    pictures = [
+        Block(
+            "Events over time",
+            f"How busy the shop was: events of each type a {events.windows.name}.",
+            f"Stacked bars over time of events by type; in all {_listing(totals)}.",
+            draw.stacked(events.windows, events.types, "events"),
+            over_time(events.windows, events.types),
+        )
+    ]
+    if events.reasons:
+        reasons = dict(sorted(events.reasons.items(), key=lambda pair: (-pair[1], pair[0])))
+        pictures.append(
+            Block(
+                "Rejected records by reason",
+                "What a producer should mend first is on top.",
+                f"Bars of rejected records by reason: {_listing(reasons)}.",
+                draw.across(reasons, "records", colours=(draw.RED,)),
+                listed(["reason", "records"], reasons.items()),
+            )
+        )
+    return Section(
+        "What came in", "The events of your shop, as they stand in the topic.", facts, pictures
+    )
+
+
+def recommended(report: Report) -> Section:
+    """Return what was recommended."""
+    answers, windows = report.answers, report.events.windows
+    by_model = {name: sum(row) for name, row in answers.models.items()}
+    by_source = {name: sum(row) for name, row in answers.sources.items()}
+    coverage = share(answers.distinct, report.catalog)
+    facts = [
+        f"{many(answers.count, 'recommendation')} with {many(answers.places, 'item')} in all; "
+        f"{answers.empty:,} were empty because there was nothing to recommend.",
+        f"Ranked by: {_listing(by_model) or 'nobody yet'}. (fallback) is the built-in formula "
+        "where no trained model answered.",
+        f"{many(answers.distinct, 'different item')} were recommended"
+        + (f", {percent(coverage)} of the catalogue's {report.catalog:,}" if report.catalog else "")
+        + f"; {answers.half:,} of them fill half of all places.",
+    ]
+    if not answers.count:
+        return Section("What was recommended", "Nothing has been recommended yet.", [], [])
+    pictures = [
+        Block(
+            "Recommendations over time, by who ranked them",
+            "Each bar should follow the events; a change of colour is a change of model.",
+            f"Stacked bars over time of recommendations by model: {_listing(by_model)}.",
+            draw.stacked(windows, answers.models, "recommendations"),
+            over_time(windows, answers.models),
+        ),
+        Block(
+            "Recommended items over time, by source",
+            "Where the candidates came from; an item of several sources counts for each.",
+            f"Stacked bars over time of recommended items by source: {_listing(by_source)}.",
+            draw.stacked(windows, answers.sources, "items"),
+            over_time(windows, answers.sources),
+        ),
+    ]
+    if answers.top:
+        names = _named(report)
+        pictures.append(
+            Block(
+                "Recommended most",
+                "The items that users see most often; if these are few and the same for all, "
+                "recommendations are not personal.",
+                f"Bars of the items recommended most, from {names[0]} downwards.",
+                draw.across(
+                    {f"{place}. {name}": count for place, (name, (_, count)) in _ranked(report)},
+                    "times recommended",
+                ),
+                listed(
+                    ["item", "id", "times"],
+                    [(name, item, count) for _, (name, (item, count)) in _ranked(report)],
+                ),
+            )
+        )
+    see = "What your users were shown, by whom it was ranked and where it came from."
+    return Section("What was recommended", see, facts, pictures)
+
+
+def _named(report: Report) -> list[str]:
+    return [report.titles.get(item, item) for item, _ in report.answers.top]
+
+
+def _ranked(report: Report) -> list[tuple[int, tuple[str, tuple[str, int]]]]:
+    return list(enumerate(zip(_named(report), report.answers.top, strict=True), 1))
+
+
+def hits(report: Report) -> Section:
+    """Return what recommendations led to."""
+    found = report.answers.hits
+    horizon = span(found.horizon_ms)
+    title = "What the recommendations led to"
+    see = (
+        f"How often a user bought or clicked on a recommended item within {horizon}, compared with "
+        "showing everybody what sold best until then."
+    )
+    facts = _facts(found, horizon)
+    if found.all.shown < _CASES_MIN:
+        told = f"Not enough data: {many(found.all.shown, 'recommendation')} can be judged yet."
+        return Section(title, see, [told, *facts], [])
+    clicks = found.items.clicked > 0
+    pictures = [_over_time(report)]
+    places = {str(place): each for place, each in found.places.items()}
+    pictures.append(
+        Block(
+            "By place",
+            "Good ranking puts what is bought first, so bars should fall from left to right.",
+            f"Share of recommended items bought within {horizon}, by place: "
+            f"{_shares(places, 'bought')}.",
+            draw.side_by_side(
+                list(places)[:_PLACES_SHOWN],
+                _rows(dict(list(places.items())[:_PLACES_SHOWN]), clicks=clicks),
+                "place in the recommendation",
+                "of items shown",
+            ),
+            _table("place", places),
+        )
+    )
+    known = {n: each for n, each in found.sources.items() if each.shown >= _CASES_MIN}
+    if known:
+        pictures.append(
+            Block(
+                "By source",
+                "Which ways of finding candidates pay off; the number beside is how many hits.",
+                f"Share of recommended items bought within {horizon}, by source: "
+                f"{_shares(known, 'bought')}.",
+                draw.across(
+                    {name: share(e.bought, e.shown) or 0.0 for name, e in known.items()},
+                    "of items shown, bought",
+                    percent=True,
+                    notes=[
+                        f"{percent(share(e.bought, e.shown))} ({e.bought:,})"
+                        for e in known.values()
+                    ],
+                    colours=draw.PALETTE,
+                ),
+                _table("source", found.sources),
+            )
+        )
+    if len(found.models) > 1:
+        pictures.append(
+            Block(
+                "By who ranked",
+                "Recommendations with a hit, by model; they answered at different times, so this is "
+                "no experiment.",
+                table=_table("model", found.models),
+            )
+        )
+    return Section(title, see, facts, pictures)
+
+
+def _facts(found: HitFigures, horizon: str) -> list[str]:
+    everyone, usual, items = found.all, found.popular, found.items
+    ours, theirs = share(everyone.bought, everyone.shown), share(usual.bought, usual.shown)
+    facts = []
+    if ours is not None and theirs is not None and everyone.shown >= _CASES_MIN:
+        times = f", {ours / theirs:.1f} times as often" if theirs and ours >= theirs else ""
+        facts.append(
+            f"{percent(ours)} of {everyone.shown:,} recommendations named at least one item that "
+            f"their user bought within {horizon}; as many of the best sellers of all users would "
+            f"have done so in {percent(theirs)}{times}."
+        )
+        facts.append(
+            f"Of {items.shown:,} recommended items {percent(share(items.bought, items.shown))} were "
+            f"bought, and {percent(share(items.clicked, items.shown))} clicked on."
+        )
+    facts.append(
+        "Only what the log has after the recommendation counts, and not the rest of the order that "
+        "prompted it. A purchase after a recommendation need not be one because of it: only an "
+        "experiment can tell."
+    )
+    if found.counted_from_ms is not None:
+        facts.append(
+            f"The ranking model learned from events before {rfc3339(found.counted_from_ms)[:10]}; "
+            f"{many(found.early, 'recommendation')} before are left out (grey ground), as hits "
+            "there would prove nothing."
+        )
+    if found.unclosed:
+        facts.append(
+            f"{many(found.unclosed, 'recommendation')} are not judged: less than {horizon} of the "
+            "log follow."
+        )
+    return facts
+
+
+def _over_time(report: Report) -> Block:
+    found, windows = report.answers.hits, report.events.windows
+    rows = {
+        "recommended": _row(found.windows, "bought"),
+        "best sellers": _row(found.windows_popular, "bought"),
+    }
+    if found.items.clicked:
+        rows["recommended, clicked"] = _row(found.windows, "clicked")
+    dimmed = 0
+    if found.counted_from_ms is not None and found.counted_from_ms > windows.start_ms:
+        dimmed = windows.place(found.counted_from_ms)
+    return Block(
+        "Recommendations with a hit, over time",
+        "The further the first line is above that of the best sellers, the more is personal.",
+        "Lines over time of the share of recommendations with an item bought within "
+        f"{span(found.horizon_ms)}, and of the same for best sellers.",
+        draw.lines(windows, rows, "of recommendations", dimmed_until=dimmed),
+        over_time(
+            windows,
+            {
+                "judged": [each.shown for each in found.windows],
+                "with a purchase": [each.bought for each in found.windows],
+                "with a click": [each.clicked for each in found.windows],
+                "best sellers, with a purchase": [e.bought for e in found.windows_popular],
+            },
+        ),
+    )
+
+
+def _row(windows: Sequence[Shares], field: str) -> list[float | None]:
+    return [
+        share(getattr(each, field), each.shown) if each.shown >= _CASES_MIN else None
+        for each in windows
+    ]
+
+
+def _rows(groups: Mapping[str, Shares], *, clicks: bool) -> dict[str, list[float]]:
+    rows = {"bought": [share(each.bought, each.shown) or 0.0 for each in groups.values()]}
+    if clicks:
+        rows["clicked"] = [share(each.clicked, each.shown) or 0.0 for each in groups.values()]
+    return rows
+
+
+def _table(name: str, groups: Mapping[str, Shares]) -> Table:
+    return listed(
+        [name, "shown", "bought", "share", "clicked", "share"],
+        [
+            (
+                label,
+                each.shown,
+                each.bought,
+                percent(share(each.bought, each.shown)),
+                each.clicked,
+                percent(share(each.clicked, each.shown)),
+            )
+            for label, each in groups.items()
+        ],
+    )
+
+
+def _shares(groups: Mapping[str, Shares], field: str) -> str:
+    return ", ".join(
+        f"{name} {percent(share(getattr(each, field), each.shown))}"
+        for name, each in groups.items()
+    )
+
+
+def _listing(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
