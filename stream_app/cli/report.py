@@ -34,7 +34,7 @@ def report(
     order = reporting.Order(
         out=out,
         metrics=metrics or (),
-        limit=limit or reporting.EVENTS_MAX,
+        limit=limit,
         counted_from_ms=reporting.model_data_until_ms(settings),
     )
     figures = reporting.write(settings, order)

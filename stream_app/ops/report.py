@@ -58,7 +58,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     metrics
         URLs of workers to ask.
     limit
-        Events kept in memory to join outputs to; beyond, users are sampled.
+        Events kept in memory to join outputs to, by default EVENTS_MAX; beyond, users are sampled.
     counted_from_ms
         Where the data ends that the ranking model has learned from.
     measured
@@ -67,7 +67,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     out: Path
     metrics: Sequence[str] = ()
-    limit: int = EVENTS_MAX
+    limit: int | None = None
     counted_from_ms: int | None = None
     measured: Measured | None = None
 
@@ -124,7 +124,7 @@ def gather(settings: Settings, order: Order, workers: Workers | None, tell: "Tel
     reader = Reader(settings.brokers, topology(settings).partitions, tell)
     rejects = Rejects()
     reader.read(settings.topic("dead_letter"), rejects.take)
-    book = Book(rejects, order.limit)
+    book = Book(rejects, order.limit or EVENTS_MAX)
     reader.read(settings.topic("events"), book.take)
     events = book.close()
     answers = Answers(

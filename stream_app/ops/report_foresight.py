@@ -3,6 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, get_args
 
 import msgspec
@@ -11,13 +12,14 @@ import numpy.typing as npt
 
 from stream_app.judge import BEHAVIOR_THRESHOLD, CALIBRATION_BINS, Figures, Kind, Tally, place_of
 from stream_app.ops.report_events import KINDS, PURCHASE, Book, EventFigures, User
-from stream_app.ops.report_series import Table
+from stream_app.ops.report_series import Table, Windows
 from stream_app.steps import Level
 
 LEVELS: tuple[str, ...] = get_args(Level)
 # In a window with fewer cases of either outcome, the area under the curve is chance.
 OUTCOMES_MIN = 20
 RISK_BINS = 10
+_WINDOWS_MAX = 14  # a figure needs many cases
 _TARGETS = frozenset((*KINDS, "churn"))
 Places = npt.NDArray[np.uint16]  # cases, each by its place in a Tally
 
@@ -49,7 +51,7 @@ class _Alert(msgspec.Struct, frozen=True):
 
 
 class Bin(msgspec.Struct, frozen=True):
-    """Predictions of about the same probability: how many, their mean, and how often it happened."""
+    """Predictions of about the same probability: how many, their mean, how often it happened."""
 
     count: int
     predicted: float | None
@@ -59,8 +61,8 @@ class Bin(msgspec.Struct, frozen=True):
 class ForecastFigures(msgspec.Struct, frozen=True):
     """How right the predictions of one kind were: those of users kept whose horizon has closed.
 
-    ``windows`` has cases, area under the curve and share that happened, by when the prediction was
-    made; None where there are too few.
+    ``windows`` has cases, area under the curve and share that happened over ``time``, by when the
+    prediction was made; None where there are too few.
     """
 
     target: str
@@ -69,16 +71,21 @@ class ForecastFigures(msgspec.Struct, frozen=True):
     sent: int
     figures: Figures | None
     bins: Sequence[Bin]
+    time: Windows
     windows: Sequence[tuple[int, float | None, float | None]]
 
 
 class Outcome(msgspec.Struct):
-    """Alerts and the users they were about; of those whose horizon closed, who bought in it."""
+    """Alerts and the users they were about; of those whose horizon closed, who bought in it.
+
+    ``risk`` is the sum of the risks that were told of those closed.
+    """
 
     alerts: int = 0
     users: int = 0
     closed: int = 0
     back: int = 0
+    risk: float = 0.0
 
 
 class ChurnFigures(msgspec.Struct, frozen=True):
@@ -104,7 +111,8 @@ class Forecasts:
     """
 
     def __init__(self, book: Book, events: EventFigures) -> None:
-        self._book, self._windows, self._end_ms = book, events.windows, events.end_ms
+        self._book, self._end_ms = book, events.end_ms
+        self._windows = events.windows.coarse(_WINDOWS_MAX)
         self._sent: Counter[Kind] = Counter()
         self._cases: dict[Kind, list[array[int]]] = {}
         self._risks: dict[str, tuple[int, float]] = {}  # the newest of each user
@@ -151,8 +159,7 @@ class Forecasts:
         for kind, sent in sorted(self._sent.items(), key=lambda pair: (-pair[1], pair[0])):
             windows = self._cases.get(kind, [])
             threshold = churn_threshold if kind.target == "churn" else BEHAVIOR_THRESHOLD
-            places = np.concatenate([np.array(each, np.uint16) for each in windows] or [[]])
-            places = places.astype(np.uint16)
+            places = np.array(array("H", chain.from_iterable(windows)), np.uint16)
             found.append(
                 ForecastFigures(
                     target=kind.target,
@@ -161,6 +168,7 @@ class Forecasts:
                     sent=sent,
                     figures=judge(places, threshold),
                     bins=calibration(places),
+                    time=self._windows,
                     windows=[_window(np.array(each, np.uint16)) for each in windows],
                 )
             )
@@ -278,6 +286,7 @@ class Alerts:
                     outcome.users += 1
                 outcome.closed += closed
                 outcome.back += back
+                outcome.risk += alert.risk if closed else 0.0
 
     def close(self, assessed: int, risks: Sequence[int]) -> ChurnFigures:
         """Return the figures, with how many users were assessed and at what risk they are."""

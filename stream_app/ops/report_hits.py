@@ -8,10 +8,12 @@ import msgspec
 
 from stream_app.event import EVENT_TYPES
 from stream_app.ops.report_events import CLICK, PURCHASE, Book, EventFigures, User, step_of
-from stream_app.ops.report_series import Durations, Table
+from stream_app.ops.report_series import Durations, Table, Windows
 
 assert {"purchase", "click"} <= set(EVENT_TYPES), "hits are of these"
 TOP_ITEMS = 10
+# Shares over time need more cases than counts do.
+_WINDOWS_MAX = 27
 
 
 class _Cause(msgspec.Struct, frozen=True):
@@ -55,8 +57,8 @@ class HitFigures(msgspec.Struct, frozen=True):
     ``all`` has recommendations: bought means that at least one item was. ``popular`` has the same
     for as many of the items that everybody had bought most before that day. ``places`` and
     ``sources`` have items; an item of several sources counts for each. ``windows`` has the shares
-    over time, counted from ``counted_from_ms`` on or not. ``unclosed`` are those whose horizon is
-    open, ``early`` those made before ``counted_from_ms``.
+    over ``time``, counted from ``counted_from_ms`` on or not. ``unclosed`` are those whose horizon is
+    open, ``unjoined`` those of users that are not kept, ``early`` those made before ``counted_from_ms``.
     """
 
     horizon_ms: int
@@ -67,6 +69,7 @@ class HitFigures(msgspec.Struct, frozen=True):
     places: Mapping[int, Shares]
     sources: Mapping[str, Shares]
     models: Mapping[str, Shares]
+    time: Windows
     windows: Sequence[Shares]
     windows_popular: Sequence[Shares]
     early: int
@@ -138,10 +141,10 @@ class Answers:
         self._by_place: dict[int, Shares] = {}
         self._by_source: dict[str, Shares] = {}
         self._by_model: dict[str, Shares] = {}
-        places = range(events.windows.count)
-        self._over_time = [Shares() for _ in places]
-        self._over_time_popular = [Shares() for _ in places]
-        self._lags = [Durations() for _ in places]
+        self._time = events.windows.coarse(_WINDOWS_MAX)
+        self._over_time = [Shares() for _ in range(self._time.count)]
+        self._over_time_popular = [Shares() for _ in range(self._time.count)]
+        self._lags = [Durations() for _ in range(events.windows.count)]
         self._decode = msgspec.json.Decoder(_Answer).decode
 
     def take(self, partition: int, records: Sequence[Any]) -> None:
@@ -190,7 +193,7 @@ class Answers:
         number = self._book.items.get
         numbers = [number(item.item_id, -2) for item in answer.items]
         usual = self._popular.items(time_ms, len(numbers))
-        place = self._windows.place(time_ms)
+        place = self._time.place(time_ms)
         hit = {"bought": any(map(bought.__contains__, numbers))}
         hit["clicked"] = any(map(clicked.__contains__, numbers))
         usual_hit = {"bought": any(map(bought.__contains__, usual))}
@@ -223,6 +226,7 @@ class Answers:
             places=dict(sorted(self._by_place.items())),
             sources=dict(sorted(self._by_source.items(), key=lambda p: (-p[1].shown, p[0]))),
             models=dict(sorted(self._by_model.items(), key=lambda p: (-p[1].shown, p[0]))),
+            time=self._time,
             windows=self._over_time,
             windows_popular=self._over_time_popular,
             early=counts["early"],

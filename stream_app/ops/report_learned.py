@@ -1,6 +1,6 @@
 """The page's parts about what was learned and how it ran: predictions, churn, times, accounts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stream_app.ops import report_pictures as draw
 from stream_app.ops.report import Report
@@ -44,7 +44,7 @@ def predictions(report: Report) -> Section:
             f"Not enough data: {many(sent, 'probability').replace('ys', 'ies')} sent, none judged."
         )
         return Section(title, see, [told], [])
-    windows = report.events.windows
+    windows = judged[0].time
     facts = [_fact(each) for each in report.forecasts]
     facts.append(
         "AUC is how often a user who did it had been given a higher probability than one who did "
@@ -57,7 +57,9 @@ def predictions(report: Report) -> Section:
             "Right or wrong over time (AUC)",
             "Lines that rise in the beginning are learning; one that falls later needs a look.",
             "Lines over time of the AUC of each kind of prediction; over all: "
-            + ", ".join(f"{_name(e)} {number(e.figures and e.figures.auc)}" for e in judged)
+            + ", ".join(
+                f"{_name(e)} {number(e.figures.auc if e.figures else None)}" for e in judged
+            )
             + ".",
             draw.lines(windows, aucs, "AUC", percent=False, level=0.5),
             over_time(
@@ -167,11 +169,16 @@ def churn(report: Report) -> Section:
     funnel |= {level: found.levels[level].users for level in LEVELS}
     closed = sum(found.levels[level].closed for level in LEVELS)
     back = sum(found.levels[level].back for level in LEVELS)
+    risk = sum(found.levels[level].risk for level in LEVELS)
+    usual = next(
+        (e.figures.base_rate for e in report.forecasts if e.target == "churn" and e.figures), None
+    )
     facts = [
         f"{many(found.assessed, 'user')} were assessed, {many(found.alerts, 'alert')} raised.",
         f"Of {many(closed, 'alert')} whose time is over, {closed - back:,} "
         f"({percent(share(closed - back, closed))}) were right: the user bought nothing until then; "
-        f"{back:,} came back.",
+        f"{back:,} came back. The risk told was {percent(share(risk, closed))} in the mean"
+        + (f"; of all users assessed, {percent(usual)} stayed away." if usual is not None else "."),
         "Who got an offer, and whether it helped, the topics do not tell: compare with users who get "
         "none before you pay for offers.",
     ]
@@ -216,10 +223,10 @@ def _tenths() -> list[str]:
     return [f"{place / RISK_BINS:.0%}" for place in range(RISK_BINS)]
 
 
-def _outcomes(groups: dict[str, Outcome], by: str, title: str) -> Block:
+def _outcomes(groups: Mapping[str, Outcome], by: str, title: str) -> Block:
     known = {name: each for name, each in groups.items() if each.closed}
     table = listed(
-        [by, "alerts", "users", "time is over", "came back", "stayed away", "share away"],
+        [by, "alerts", "users", "time over", "back", "away", "share", "risk told"],
         [
             (
                 name,
@@ -228,7 +235,8 @@ def _outcomes(groups: dict[str, Outcome], by: str, title: str) -> Block:
                 each.closed,
                 each.back,
                 each.closed - each.back,
-                percent(share(each.closed - each.back, each.closed)),
+                percent(share(each.closed - each.back, each.closed), 0),
+                percent(share(each.risk, each.closed), 0),
             )
             for name, each in groups.items()
         ],

@@ -116,4 +116,4 @@ def _is_open(consumer: AIOKafkaConsumer, where: TopicPartition, position: int) -
     stable, highwater = consumer.last_stable_offset(where), consumer.highwater(where)
     if highwater is None:
         return False
-    return position >= (highwater if stable is None or stable < 0 else stable)
+    return bool(position >= (highwater if stable is None or stable < 0 else stable))

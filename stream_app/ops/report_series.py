@@ -44,11 +44,15 @@ _NAMES = dict(
 
 
 class Windows(msgspec.Struct, frozen=True):
-    """A span of time cut into ``count`` windows of ``width_ms`` from ``start_ms`` on."""
+    """A span of time cut into ``count`` windows of ``width_ms`` from ``start_ms`` on.
+
+    The first is called after ``from_ms``, where what it holds begins, if that is later.
+    """
 
     start_ms: int
     width_ms: int
     count: int
+    from_ms: int = 0
 
     def place(self, time_ms: int) -> int:
         """Return the window that a time lies in; what is outside counts to the first or last.
@@ -60,8 +64,27 @@ class Windows(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """How long a window is, in words."""
-        return _NAMES[self.width_ms]
+        """How long a window is, in words.
+
+        >>> Windows(0, DAY_MS, 9).name, Windows(0, 21 * DAY_MS, 9).name
+        ('day', '3 weeks')
+        """
+        if self.width_ms in _NAMES:
+            return _NAMES[self.width_ms]
+        unit_ms = max(each for each in WIDTHS_MS if self.width_ms % each == 0)
+        many, unit = self.width_ms // unit_ms, _NAMES[unit_ms]
+        number, _, word = unit.rpartition(" ")
+        return f"{many * int(number or 1)} {word if number else word + 's'}"
+
+    def coarse(self, most: int) -> "Windows":
+        """Return ``most`` windows over the same time at most, each made of whole ones.
+
+        >>> Windows(0, 7 * DAY_MS, 53).coarse(20)
+        Windows(start_ms=0, width_ms=1814400000, count=18, from_ms=0)
+        """
+        factor = -(-self.count // most)
+        count = -(-self.count // factor)
+        return Windows(self.start_ms, factor * self.width_ms, count, self.from_ms)
 
     @property
     def starts_ms(self) -> list[int]:
@@ -75,7 +98,8 @@ class Windows(msgspec.Struct, frozen=True):
         (['1970-01-01', '1970-01-08'], ['1970-01-01 00:00'])
         """
         end = 10 if self.width_ms >= DAY_MS else 16 if self.width_ms >= 60_000 else 19  # noqa: PLR2004
-        return [rfc3339(time_ms)[:end].replace("T", " ") for time_ms in self.starts_ms]
+        starts_ms = [max(self.starts_ms[0], self.from_ms), *self.starts_ms[1:]]
+        return [rfc3339(time_ms)[:end].replace("T", " ") for time_ms in starts_ms]
 
 
 class Series:
@@ -87,17 +111,20 @@ class Series:
     >>> for second in (0, 1, 90):
     ...     series.add(1_000 * second, "view")
     >>> series.windows, series.rows()["view"]
-    (Windows(start_ms=0, width_ms=10000, count=10), [2, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    (Windows(start_ms=0, width_ms=10000, count=10, from_ms=0), [2, 0, 0, 0, 0, 0, 0, 0, 0, 1])
     """
 
     def __init__(self) -> None:
         self._width = 0  # place in WIDTHS_MS
         self._counts: dict[int, Counter[str]] = {}
         self._first = self._last = 0
+        self._from_ms: int | None = None
 
     def add(self, time_ms: int, label: str) -> None:
         """Count one at a time."""
         place = time_ms // WIDTHS_MS[self._width]
+        if self._from_ms is None or time_ms < self._from_ms:
+            self._from_ms = time_ms
         counts = self._counts.get(place)
         if counts is None:
             counts = self._open(time_ms)
@@ -124,7 +151,8 @@ class Series:
     def windows(self) -> Windows:
         """The windows so far; one without a count."""
         width_ms = WIDTHS_MS[self._width]
-        return Windows(self._first * width_ms, width_ms, self._last - self._first + 1)
+        count = self._last - self._first + 1
+        return Windows(self._first * width_ms, width_ms, count, self._from_ms or 0)
 
     def rows(self) -> dict[str, list[int]]:
         """Return the counts of each label in each window; most counted labels first."""

@@ -125,7 +125,8 @@ def recommended(report: Report) -> Section:
 
 
 def _named(report: Report) -> list[str]:
-    return [report.titles.get(item, item) for item, _ in report.answers.top]
+    names = [report.titles.get(item, item) for item, _ in report.answers.top]
+    return [name.capitalize() if name.isupper() else name for name in names]
 
 
 def _ranked(report: Report) -> list[tuple[int, tuple[str, tuple[str, int]]]]:
@@ -141,11 +142,11 @@ def hits(report: Report) -> Section:
         f"How often a user bought or clicked on a recommended item within {horizon}, compared with "
         "showing everybody what sold best until then."
     )
-    facts = _facts(found, horizon)
+    clicks = "click" in report.events.types
+    facts = _facts(found, horizon, clicks=clicks)
     if found.all.shown < _CASES_MIN:
         told = f"Not enough data: {many(found.all.shown, 'recommendation')} can be judged yet."
         return Section(title, see, [told, *facts], [])
-    clicks = found.items.clicked > 0
     pictures = [_over_time(report)]
     places = {str(place): each for place, each in found.places.items()}
     pictures.append(
@@ -160,7 +161,7 @@ def hits(report: Report) -> Section:
                 "place in the recommendation",
                 "of items shown",
             ),
-            _table("place", places),
+            _table("place", places, clicks=clicks),
         )
     )
     known = {n: each for n, each in found.sources.items() if each.shown >= _CASES_MIN}
@@ -181,7 +182,7 @@ def hits(report: Report) -> Section:
                     ],
                     colours=draw.PALETTE,
                 ),
-                _table("source", found.sources),
+                _table("source", found.sources, clicks=clicks),
             )
         )
     if len(found.models) > 1:
@@ -190,13 +191,13 @@ def hits(report: Report) -> Section:
                 "By who ranked",
                 "Recommendations with a hit, by model; they answered at different times, so this is "
                 "no experiment.",
-                table=_table("model", found.models),
+                table=_table("model", found.models, clicks=clicks),
             )
         )
     return Section(title, see, facts, pictures)
 
 
-def _facts(found: HitFigures, horizon: str) -> list[str]:
+def _facts(found: HitFigures, horizon: str, *, clicks: bool) -> list[str]:
     everyone, usual, items = found.all, found.popular, found.items
     ours, theirs = share(everyone.bought, everyone.shown), share(usual.bought, usual.shown)
     facts = []
@@ -207,9 +208,11 @@ def _facts(found: HitFigures, horizon: str) -> list[str]:
             f"their user bought within {horizon}; as many of the best sellers of all users would "
             f"have done so in {percent(theirs)}{times}."
         )
+        clicked = percent(share(items.clicked, items.shown))
         facts.append(
-            f"Of {items.shown:,} recommended items {percent(share(items.bought, items.shown))} were "
-            f"bought, and {percent(share(items.clicked, items.shown))} clicked on."
+            f"Of {items.shown:,} recommended items {percent(share(items.bought, items.shown))} "
+            + (f"were bought, and {clicked} clicked on." if clicks else "were bought.")
+            + ("" if clicks else " There are no clicks among the events.")
         )
     facts.append(
         "Only what the log has after the recommendation counts, and not the rest of the order that "
@@ -231,7 +234,8 @@ def _facts(found: HitFigures, horizon: str) -> list[str]:
 
 
 def _over_time(report: Report) -> Block:
-    found, windows = report.answers.hits, report.events.windows
+    found = report.answers.hits
+    windows = found.time
     rows = {
         "recommended": _row(found.windows, "bought"),
         "best sellers": _row(found.windows_popular, "bought"),
@@ -273,21 +277,16 @@ def _rows(groups: Mapping[str, Shares], *, clicks: bool) -> dict[str, list[float
     return rows
 
 
-def _table(name: str, groups: Mapping[str, Shares]) -> Table:
-    return listed(
-        [name, "shown", "bought", "share", "clicked", "share"],
-        [
-            (
-                label,
-                each.shown,
-                each.bought,
-                percent(share(each.bought, each.shown)),
-                each.clicked,
-                percent(share(each.clicked, each.shown)),
-            )
-            for label, each in groups.items()
-        ],
-    )
+def _table(name: str, groups: Mapping[str, Shares], *, clicks: bool) -> Table:
+    rows = []
+    for label, each in groups.items():
+        cells: list[object] = [label, each.shown, each.bought]
+        cells.append(percent(share(each.bought, each.shown)))
+        if clicks:
+            cells += [each.clicked, percent(share(each.clicked, each.shown))]
+        rows.append(cells)
+    head = [name, "shown", "bought", "share", *(("clicked", "share") if clicks else ())]
+    return listed(head, rows)
 
 
 def _shares(groups: Mapping[str, Shares], field: str) -> str:
