@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from rich.console import Console
@@ -25,7 +25,7 @@ from stream_app.ops.report_events import EVENTS_MAX, Book, EventFigures, Rejects
 from stream_app.ops.report_foresight import Alerts, ChurnFigures, ForecastFigures, Forecasts
 from stream_app.ops.report_hits import AnswerFigures, Answers
 from stream_app.ops.report_metrics import Workers, ask
-from stream_app.ops.report_read import Reader
+from stream_app.ops.report_read import Reader, Taker
 from stream_app.ops.report_series import Durations
 from stream_app.runtime.topics import topology
 
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from stream_app.ops.report_read import Teller
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Source(Protocol):
+    """Where the records of topics come from; tests have one without a broker."""
+
+    def read(self, topic: str, take: Taker) -> None:
+        """Hand every record of a topic to ``take``."""
+        ...
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -107,7 +115,8 @@ def write(settings: Settings, order: Order) -> Report:
         raise ConfigError(f"--out {order.out}: there is no folder {order.out.parent}")
     workers = ask(order.metrics)
     with _bar() as (progress, tell):
-        report = gather(settings, order, workers, tell)
+        reader = Reader(settings.brokers, topology(settings).partitions, tell)
+        report = gather(settings, order, workers, reader)
         progress.add_task("drawing", total=None)
         from stream_app.ops.report_page import page  # noqa: PLC0415 - Matplotlib takes a second
 
@@ -119,9 +128,8 @@ def write(settings: Settings, order: Order) -> Report:
     return report
 
 
-def gather(settings: Settings, order: Order, workers: Workers | None, tell: "Teller") -> Report:
+def gather(settings: Settings, order: Order, workers: Workers | None, reader: Source) -> Report:
     """Return the figures of the topics as they stand now."""
-    reader = Reader(settings.brokers, topology(settings).partitions, tell)
     rejects = Rejects()
     reader.read(settings.topic("dead_letter"), rejects.take)
     book = Book(rejects, order.limit or EVENTS_MAX)

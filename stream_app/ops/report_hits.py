@@ -12,6 +12,7 @@ from stream_app.ops.report_series import Durations, Table, Windows
 
 assert {"purchase", "click"} <= set(EVENT_TYPES), "hits are of these"
 TOP_ITEMS = 10
+FALLBACK = " (fallback)"  # ends the name of what ranked in the model's place
 # Shares over time need more cases than counts do.
 _WINDOWS_MAX = 27
 
@@ -165,7 +166,7 @@ class Answers:
     def _enter(self, answer: _Answer, record_ms: int) -> None:
         time_ms = answer.timestamp
         self._counts["answer"] += 1
-        model = answer.model if answer.fallback_level is None else f"{answer.model} (fallback)"
+        model = answer.model if answer.fallback_level is None else answer.model + FALLBACK
         self._models.add(time_ms, model)
         if self._live:
             self._lags[self._windows.place(time_ms)].add(max(record_ms - time_ms, 0))

@@ -27,8 +27,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 _TEXT = "#333333"
-_INCHES = (6.0, 3.2)
-_TICKS = 5
+_INCHES = (5.3, 3.1)  # a phone makes it half as wide, and the text must still be read
+_TICKS = 4
 _LABEL_CHARACTERS = 30
 _OTHERS = "others"
 _PERCENT = FuncFormatter(lambda value, _: f"{round(100 * value, 6):g}%")

@@ -15,7 +15,7 @@ from stream_app.ops.report_blocks import (
     percent,
     share,
 )
-from stream_app.ops.report_hits import HitFigures, Shares
+from stream_app.ops.report_hits import FALLBACK, HitFigures, Shares
 from stream_app.ops.words import span
 
 # A share of fewer is not shown.
@@ -33,11 +33,19 @@ def came_in(report: Report) -> Section:
         f"{many(events.consumed, 'record')} came in, from {rfc3339(events.first_ms)[:16]} to "
         f"{rfc3339(events.end_ms)[:16]}, of {about}{many(events.users, 'user')} with "
         f"{'' if events.share == 1 else 'at least '}{many(events.items, 'item')}.",
-        f"{many(events.rejected, 'record')} could not be read as events and went to the "
-        f"dead-letter topic: {percent(share(events.rejected, events.consumed), 2)}.",
-        f"{about.capitalize()}{many(events.repeats, 'event')} had been sent before and changed "
-        f"nothing: {percent(share(events.repeats, events.consumed), 2)}.",
     ]
+    if events.rejected:
+        facts.append(
+            f"{many(events.rejected, 'record')} could not be read as events and went to the "
+            f"dead-letter topic: {percent(share(events.rejected, events.consumed), 2)}."
+        )
+    if events.repeats:
+        facts.append(
+            f"{about.capitalize()}{many(events.repeats, 'event')} had been sent before and changed "
+            f"nothing: {percent(share(events.repeats, events.consumed), 2)}."
+        )
+    if not (events.rejected or events.repeats):
+        facts.append("Every record could be read, and none had been sent before.")
     if events.share < 1:
         facts.append(
             f"There are too many users to keep in memory: what is joined on this page is of "
@@ -76,8 +84,12 @@ def recommended(report: Report) -> Section:
     by_source = {name: sum(row) for name, row in answers.sources.items()}
     coverage = share(answers.distinct, report.catalog)
     facts = [
-        f"{many(answers.count, 'recommendation')} with {many(answers.places, 'item')} in all; "
-        f"{answers.empty:,} were empty because there was nothing to recommend.",
+        f"{many(answers.count, 'recommendation')} with {many(answers.places, 'item')} in all"
+        + (
+            f"; {answers.empty:,} empty, as there was nothing to recommend."
+            if answers.empty
+            else "."
+        ),
         f"Ranked by: {_listing(by_model) or 'nobody yet'}. (fallback) is the built-in formula "
         "where no trained model answered.",
         f"{many(answers.distinct, 'different item')} were recommended"
@@ -224,6 +236,11 @@ def _facts(found: HitFigures, horizon: str, *, clicks: bool) -> list[str]:
             f"The ranking model learned from events before {rfc3339(found.counted_from_ms)[:10]}; "
             f"{many(found.early, 'recommendation')} before are left out (grey ground), as hits "
             "there would prove nothing."
+        )
+    elif any(not name.endswith(FALLBACK) for name in found.models):
+        facts.append(
+            "The ranking model may have learned from a part of this time, where hits prove "
+            "nothing: with the setting model, hits are counted from where its data ends."
         )
     if found.unclosed:
         facts.append(
