@@ -54,8 +54,8 @@ The house, its rooms in the order that an event passes through them::
       report.py           one page with pictures of a run: report_read.py reads the topics,
                           report_events.py, report_hits.py, report_foresight.py and
                           report_series.py make figures, report_metrics.py asks the workers,
-                          report_pictures.py draws, report_shop.py, report_learned.py and
-                          report_blocks.py say it, report_page.py lays it out
+                          report_pictures.py draws, report_shop.py, report_learned.py,
+                          report_ran.py and report_blocks.py say it, report_page.py lays it out
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change

@@ -1,5 +1,4 @@
-"""The command line: ``stream-app worker | topics | produce | watch | user | report |
-demo``.
+"""The command line: ``stream-app worker | topics | produce | watch | user | report | demo``.
 
 A command is a function of a module here, which reads the settings first, so a wrong one is named
 before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported

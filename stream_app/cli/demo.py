@@ -8,7 +8,7 @@ import typer
 DemoShop = Literal["completejourney", "synthetic"]
 
 
-def demo(
+def demo(  # noqa: PLR0913 - an argument is an option
     events: Annotated[str, typer.Option(help="about how many, or all")] = "200000",
     shop: Annotated[DemoShop, typer.Option(help="real purchases, or one that clicks")] = (
         "completejourney"

@@ -97,16 +97,13 @@ def run(
             accounts, result = demo.play(limit)
             if not as_json:
                 console.print(outcome(result, accounts.counts, demo.story))
-            if page is not None:
-                result = demo.report(page, result, errors)
+            result = demo.report(page, result, errors)
             if as_json:
                 console.out(msgspec.json.encode(result).decode(), highlight=False)
-            elif result.report is not None:
-                console.print(f"\nThe report with pictures is in [b]{escape(result.report)}[/]")
             for fault in accounts.faults():
                 errors.print(f"stream-app: {fault}", style="red", markup=False)
             if not as_json:
-                _suggest(console, demo, keep=keep)
+                _suggest(console, demo, result, keep=keep)
             if keep:
                 demo.keep()
             return 1 if accounts.faults() else 0
@@ -187,11 +184,10 @@ class _Demo:
             self._show("done", last=True)
         return accounts, result
 
-    def report(self, page: Path, result: Result, errors: Console) -> Result:
-        """Write the page; return the result with where it is, without if it cannot be written."""
-        assert self._settings is not None, "it has played"
-        assert self._worker is not None, "it has played"
-        assert self._threads is not None, "it has played"
+    def report(self, page: Path | None, result: Result, errors: Console) -> Result:
+        """Write the page, if one is wanted; return the result with where it is."""
+        if page is None or self._settings is None or self._worker is None or self._threads is None:
+            return result
         latencies_ms = self._threads[1].latencies_ms
         order = Order(
             out=page,
@@ -367,8 +363,10 @@ def _limit(events: str) -> int | None:
     return number
 
 
-def _suggest(console: Console, demo: _Demo, *, keep: bool) -> None:
-    """Print what to try next."""
+def _suggest(console: Console, demo: _Demo, result: Result, *, keep: bool) -> None:
+    """Print where the report is and what to try next."""
+    if result.report is not None:
+        console.print(f"\nThe report with pictures is in [b]{escape(result.report)}[/]")
     if not keep:
         console.print(
             "\nTo look around in it, run it with [b]--keep[/] (make demo ARGS=--keep): broker and "

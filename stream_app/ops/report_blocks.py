@@ -106,10 +106,10 @@ def written(cell: object) -> str:
     """Write what stands in a table.
 
     >>> written(1234), written(0.5), written(None), written("x")
-    ('1,234', '0.500', '–', 'x')
+    ('1,234', '0.500', '-', 'x')
     """
     if cell is None:
-        return "–"  # noqa: RUF001 - a dash stands for nothing
+        return "-"
     if isinstance(cell, int):
         return f"{cell:,}"
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)

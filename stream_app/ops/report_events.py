@@ -95,8 +95,8 @@ class EventFigures(msgspec.Struct, frozen=True):
 
     ``repeats`` and ``users`` are exact where ``share``, that of users kept, is 1; else they are
     estimates from the users kept. ``others`` are ticks, and records at the end of the log that the
-    worker has not come to and that will be rejected. ``items`` are those seen among them, ``end_ms`` is the newest
-    time of an accepted record.
+    worker has not come to and that will be rejected. ``items`` are those seen among the users kept,
+    ``end_ms`` is the newest time of an accepted record.
     """
 
     consumed: int

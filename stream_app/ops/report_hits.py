@@ -58,8 +58,9 @@ class HitFigures(msgspec.Struct, frozen=True):
     ``all`` has recommendations: bought means that at least one item was. ``popular`` has the same
     for as many of the items that everybody had bought most before that day. ``places`` and
     ``sources`` have items; an item of several sources counts for each. ``windows`` has the shares
-    over ``time``, counted from ``counted_from_ms`` on or not. ``unclosed`` are those whose horizon is
-    open, ``unjoined`` those of users that are not kept, ``early`` those made before ``counted_from_ms``.
+    over ``time``, counted from ``counted_from_ms`` on or not. ``unclosed`` are those whose horizon
+    is open, ``unjoined`` those of users that are not kept, ``early`` those made before
+    ``counted_from_ms``.
     """
 
     horizon_ms: int

@@ -5,7 +5,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from stream_app.event import rfc3339
-from stream_app.ops import report_learned, report_shop
+from stream_app.ops import report_learned, report_ran, report_shop
 from stream_app.ops.report import Report
 from stream_app.ops.report_blocks import MISSING, Section, Tile, milliseconds, percent, share
 from stream_app.ops.report_learned import auc_of
@@ -32,8 +32,8 @@ def page(report: Report) -> str:
             f"{events.consumed:,} records of {report.events_topic}, "
             f"{rfc3339(events.first_ms)[:10]} to {rfc3339(events.end_ms)[:10]}"
             if events.consumed
-            else f"There is nothing in {report.events_topic} yet: send events, then make the report "
-            "again."
+            else f"There is nothing in {report.events_topic} yet: send events, then make the "
+            "report again."
         ),
         tiles=_tiles(report) if events.consumed else [],
         sections=_sections(report) if events.consumed else [],
@@ -51,8 +51,8 @@ def _sections(report: Report) -> list[Section]:
         report_shop.hits(report),
         report_learned.predictions(report),
         report_learned.churn(report),
-        report_learned.times(report),
-        report_learned.accounts(report),
+        report_ran.times(report),
+        report_ran.accounts(report),
     ]
 
 
@@ -63,7 +63,7 @@ def _tiles(report: Report) -> list[Tile]:
         Tile(f"{events.consumed:,}", "events", f"{events.users:,} users"),
         Tile(f"{report.answers.count:,}", "recommendations"),
         Tile(
-            percent(share(hits.all.bought, hits.all.shown)) if hits.all.shown else "–",  # noqa: RUF001
+            percent(share(hits.all.bought, hits.all.shown)) if hits.all.shown else "-",
             f"named something bought within {span(hits.horizon_ms)}",
             f"best sellers: {usual}" if hits.all.shown else MISSING,
         ),

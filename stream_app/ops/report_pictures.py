@@ -147,7 +147,7 @@ def stacked(
     return picture.svg()
 
 
-def lines(
+def lines(  # noqa: PLR0913 - how a line can look
     windows: Windows,
     rows: Mapping[str, Sequence[float | None]],
     unit: str,

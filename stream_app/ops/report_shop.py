@@ -22,6 +22,7 @@ from stream_app.ops.words import span
 _CASES_MIN = 20
 # Of so many places, shares are told apart in the picture.
 _PLACES_SHOWN = 20
+_FORMULA = " (fallback) is the built-in formula, where no trained model answered."
 
 
 def came_in(report: Report) -> Section:
@@ -29,11 +30,10 @@ def came_in(report: Report) -> Section:
     events = report.events
     totals = {name: sum(row) for name, row in events.types.items()}
     about = "" if events.share == 1 else "about "
-    facts = [
-        f"{many(events.consumed, 'record')} came in, from {rfc3339(events.first_ms)[:16]} to "
-        f"{rfc3339(events.end_ms)[:16]}, of {about}{many(events.users, 'user')} with "
-        f"{'' if events.share == 1 else 'at least '}{many(events.items, 'item')}.",
-    ]
+    least = "" if events.share == 1 else "at least "
+    time = f"from {rfc3339(events.first_ms)[:10]} to {rfc3339(events.end_ms)[:10]}"
+    whose = f"{about}{many(events.users, 'user')} with {least}{many(events.items, 'item')}"
+    facts = [f"{many(events.consumed, 'record')} came in, {time}, of {whose}."]
     if events.rejected:
         facts.append(
             f"{many(events.rejected, 'record')} could not be read as events and went to the "
@@ -90,8 +90,8 @@ def recommended(report: Report) -> Section:
             if answers.empty
             else "."
         ),
-        f"Ranked by: {_listing(by_model) or 'nobody yet'}. (fallback) is the built-in formula "
-        "where no trained model answered.",
+        f"Ranked by: {_listing(by_model) or 'nobody yet'}."
+        + (_FORMULA if any(name.endswith(FALLBACK) for name in by_model) else ""),
         f"{many(answers.distinct, 'different item')} were recommended"
         + (f", {percent(coverage)} of the catalogue's {report.catalog:,}" if report.catalog else "")
         + f"; {answers.half:,} of them fill half of all places.",
@@ -201,8 +201,8 @@ def hits(report: Report) -> Section:
         pictures.append(
             Block(
                 "By who ranked",
-                "Recommendations with a hit, by model; they answered at different times, so this is "
-                "no experiment.",
+                "Recommendations with a hit, by model; they answered at different times, so this "
+                "is no experiment.",
                 table=_table("model", found.models, clicks=clicks),
             )
         )

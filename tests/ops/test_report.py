@@ -17,7 +17,6 @@ from kafka import KafkaProducer
 from stream_app.config import DAY_MS, Settings, load
 from stream_app.errors import ConfigError
 from stream_app.event import Item, encode
-from stream_app.ops import report as module
 from stream_app.ops.broker import EmbeddedBroker
 from stream_app.ops.report import Order, Report, gather, measured, write
 from stream_app.ops.report_metrics import MetricsError, Workers, ask
@@ -187,8 +186,7 @@ def test_report_without_its_packages_says_what_to_install(
     """A sentence names the package and the extra, before any topic is read."""
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        module.importlib.util,
-        "find_spec",
+        "importlib.util.find_spec",
         lambda name, *rest: None if name == package else real(name, *rest),
     )
     with pytest.raises(ConfigError, match=rf"needs {package}: pip install 'stream-app\[report\]'"):
