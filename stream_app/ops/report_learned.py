@@ -182,7 +182,7 @@ def churn(report: Report) -> Section:
         f"Of {many(closed, 'alert')} whose time is over, {closed - back:,} "
         f"({percent(share(closed - back, closed))}) were right: the user bought nothing until "
         f"then; {back:,} came back. The risk told was {percent(share(risk, closed))} in the mean"
-        + (f"; of all users assessed, {percent(usual)} stayed away." if usual is not None else "."),
+        + (f"; after all assessments, {percent(usual)} stayed away." if usual is not None else "."),
         _OFFERS,
     ]
     pictures = [
