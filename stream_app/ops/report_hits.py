@@ -56,7 +56,8 @@ class HitFigures(msgspec.Struct, frozen=True):
     """What came of recommendations, of the users kept, whose horizon has closed.
 
     ``all`` has recommendations: bought means that at least one item was. ``popular`` has the same
-    for as many of the items that everybody had bought most before that day. ``places`` and
+    for as many of the items that everybody had bought most before that day, ``usual`` of those that
+    the user had bought most often before. ``places`` and
     ``sources`` have items; an item of several sources counts for each. ``windows`` has the shares
     over ``time``, counted from ``counted_from_ms`` on or not. ``unclosed`` are those whose horizon
     is open, ``unjoined`` those of users that are not kept, ``early`` those made before
@@ -67,6 +68,7 @@ class HitFigures(msgspec.Struct, frozen=True):
     counted_from_ms: int | None
     all: Shares
     popular: Shares
+    usual: Shares
     items: Shares
     places: Mapping[int, Shares]
     sources: Mapping[str, Shares]
@@ -74,6 +76,7 @@ class HitFigures(msgspec.Struct, frozen=True):
     time: Windows
     windows: Sequence[Shares]
     windows_popular: Sequence[Shares]
+    windows_usual: Sequence[Shares]
     early: int
     unclosed: int
     unjoined: int
@@ -139,13 +142,16 @@ class Answers:
         self._users: set[str] = set()
         self._items: Counter[str] = Counter()
         self._done: dict[tuple[int, int], int] = {}
-        self._all, self._by_popular, self._of_items = Shares(), Shares(), Shares()
+        self._all, self._of_items = Shares(), Shares()
+        self._by_popular, self._by_usual = Shares(), Shares()
+        self._habits: dict[str, Habit] = {}
         self._by_place: dict[int, Shares] = {}
         self._by_source: dict[str, Shares] = {}
         self._by_model: dict[str, Shares] = {}
         self._time = events.windows.coarse(_WINDOWS_MAX)
         self._over_time = [Shares() for _ in range(self._time.count)]
         self._over_time_popular = [Shares() for _ in range(self._time.count)]
+        self._over_time_usual = [Shares() for _ in range(self._time.count)]
         self._lags = [Durations() for _ in range(events.windows.count)]
         self._decode = msgspec.json.Decoder(_Answer).decode
 
@@ -194,19 +200,22 @@ class Answers:
         bought, clicked = followed(user, time_ms, answer.cause.offset, self._horizon_ms)
         number = self._book.items.get
         numbers = [number(item.item_id, -2) for item in answer.items]
-        usual = self._popular.items(time_ms, len(numbers))
+        habit = self._habits.setdefault(answer.user_id, Habit(user))
         place = self._time.place(time_ms)
-        hit = {"bought": any(map(bought.__contains__, numbers))}
-        hit["clicked"] = any(map(clicked.__contains__, numbers))
-        usual_hit = {"bought": any(map(bought.__contains__, usual))}
-        usual_hit["clicked"] = any(map(clicked.__contains__, usual))
-        self._over_time[place].add(**hit)
-        self._over_time_popular[place].add(**usual_hit)
-        if self._from_ms is not None and time_ms < self._from_ms:
+        counted = self._from_ms is None or time_ms >= self._from_ms
+        for named, over_time, total in (
+            (numbers, self._over_time, self._all),
+            (self._popular.items(time_ms, len(numbers)), self._over_time_popular, self._by_popular),
+            (habit.items(time_ms, len(numbers)), self._over_time_usual, self._by_usual),
+        ):
+            hit = {"bought": not bought.isdisjoint(named), "clicked": not clicked.isdisjoint(named)}
+            over_time[place].add(**hit)
+            if counted:
+                total.add(**hit)
+        if not counted:
             self._counts["early"] += 1
             return
-        self._all.add(**hit)
-        self._by_popular.add(**usual_hit)
+        hit = {"bought": not bought.isdisjoint(numbers), "clicked": not clicked.isdisjoint(numbers)}
         self._by_model.setdefault(model, Shares()).add(**hit)
         for rank, (item, own) in enumerate(zip(answer.items, numbers, strict=True), 1):
             one = {"bought": own in bought, "clicked": own in clicked}
@@ -224,6 +233,7 @@ class Answers:
             counted_from_ms=self._from_ms,
             all=self._all,
             popular=self._by_popular,
+            usual=self._by_usual,
             items=self._of_items,
             places=dict(sorted(self._by_place.items())),
             sources=dict(sorted(self._by_source.items(), key=lambda p: (-p[1].shown, p[0]))),
@@ -231,6 +241,7 @@ class Answers:
             time=self._time,
             windows=self._over_time,
             windows_popular=self._over_time_popular,
+            windows_usual=self._over_time_usual,
             early=counts["early"],
             unclosed=counts["unclosed"],
             unjoined=counts["unjoined"],
@@ -250,6 +261,31 @@ class Answers:
             hits=hits,
             lag=lag if self._live else None,
         )
+
+
+class Habit:
+    """What one user has bought most often; ask with times that do not fall.
+
+    Parameters
+    ----------
+    user
+        Whose purchases count.
+    """
+
+    def __init__(self, user: User) -> None:
+        self._user = user
+        self._next = 0
+        self._counts: Counter[int] = Counter()
+
+    def items(self, time_ms: int, count: int) -> list[int]:
+        """Return the items bought most often before a time; of equals, those bought first."""
+        user, place = self._user, self._next
+        while place < len(user.times_ms) and user.times_ms[place] < time_ms:
+            if user.kinds[place] == PURCHASE and user.items[place] >= 0:
+                self._counts[user.items[place]] += 1
+            place += 1
+        self._next = place
+        return [item for item, _ in self._counts.most_common(count)]
 
 
 def followed(

@@ -152,7 +152,7 @@ def hits(report: Report) -> Section:
     title = "What the recommendations led to"
     see = (
         f"How often a user bought or clicked on a recommended item within {horizon}, compared with "
-        "showing everybody what sold best until then."
+        "showing everybody what sold best until then, and each user what that user bought most."
     )
     clicks = "click" in report.events.types
     facts = _facts(found, horizon, clicks=clicks)
@@ -214,11 +214,11 @@ def _facts(found: HitFigures, horizon: str, *, clicks: bool) -> list[str]:
     ours, theirs = share(everyone.bought, everyone.shown), share(usual.bought, usual.shown)
     facts = []
     if ours is not None and theirs is not None and everyone.shown >= _CASES_MIN:
-        times = f", {ours / theirs:.1f} times as often" if theirs and ours >= theirs else ""
+        own = percent(share(found.usual.bought, found.usual.shown))
         facts.append(
             f"{percent(ours)} of {everyone.shown:,} recommendations named at least one item that "
             f"their user bought within {horizon}; as many of the best sellers of all users would "
-            f"have done so in {percent(theirs)}{times}."
+            f"have done so in {percent(theirs)}, and of what the user had bought most in {own}."
         )
         clicked = percent(share(items.clicked, items.shown))
         facts.append(
@@ -256,6 +256,7 @@ def _over_time(report: Report) -> Block:
     rows = {
         "recommended": _row(found.windows, "bought"),
         "best sellers": _row(found.windows_popular, "bought"),
+        "what the user buys most": _row(found.windows_usual, "bought"),
     }
     if found.items.clicked:
         rows["recommended, clicked"] = _row(found.windows, "clicked")
@@ -264,9 +265,10 @@ def _over_time(report: Report) -> Block:
         dimmed = windows.place(found.counted_from_ms)
     return Block(
         "Recommendations with a hit, over time",
-        "The further the first line is above that of the best sellers, the more is personal.",
+        "The recommendations should be above the best sellers, which know no user, and above what "
+        "the user buys most, which brings nothing new.",
         "Lines over time of the share of recommendations with an item bought within "
-        f"{span(found.horizon_ms)}, and of the same for best sellers.",
+        f"{span(found.horizon_ms)}, and of the same for best sellers and for what users buy most.",
         draw.lines(windows, rows, "of recommendations", dimmed_until=dimmed),
         over_time(
             windows,
@@ -275,6 +277,7 @@ def _over_time(report: Report) -> Block:
                 "with a purchase": [each.bought for each in found.windows],
                 "with a click": [each.clicked for each in found.windows],
                 "best sellers, with a purchase": [e.bought for e in found.windows_popular],
+                "what the user buys most, the same": [e.bought for e in found.windows_usual],
             },
         ),
     )

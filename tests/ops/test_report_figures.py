@@ -23,7 +23,7 @@ from stream_app.event import (
 from stream_app.judge import Kind
 from stream_app.ops.report_events import Book, EventFigures, Rejects
 from stream_app.ops.report_foresight import Alerts, Forecasts, happened
-from stream_app.ops.report_hits import AnswerFigures, Answers, Shares, followed
+from stream_app.ops.report_hits import AnswerFigures, Answers, Habit, Shares, followed
 from stream_app.ops.report_metrics import Workers
 from stream_app.ops.report_series import WINDOWS_MAX, Durations, Series
 from stream_app.stages.decode import TICK_VALUE
@@ -266,6 +266,7 @@ def test_hits_are_those_worked_out_by_hand() -> None:
     hits = found.hits
     assert hits.all == Shares(shown=2, bought=2, clicked=1)
     assert hits.popular == Shares(shown=2, bought=2, clicked=0)
+    assert hits.usual == Shares(shown=2, bought=0, clicked=0), "nothing, then b"
     assert hits.places == {1: Shares(2, 0, 1), 2: Shares(2, 2, 0)}
     assert hits.sources == {
         "new": Shares(2, 1, 0),
@@ -276,6 +277,20 @@ def test_hits_are_those_worked_out_by_hand() -> None:
     assert (hits.unclosed, hits.early, hits.unjoined) == (1, 0, 0)
     assert sum(each.shown for each in hits.windows) == 2
     assert found.top[:2] == [("a", 2), ("b", 1)]
+
+
+def test_habit_is_what_was_bought_most_before() -> None:
+    """What a user buys most is counted up to a time; equals stand as they were bought first."""
+    items = ("b", "a", "a", "c")
+    values = [deed(n, "purchase", item, n * DAY_MS) for n, item in enumerate(items)]
+    values.append(deed(9, "view", "d", 0))
+    book, _ = book_of(*values)
+    names, habit = list(book.items), Habit(book.users["u-1"])
+    told = [
+        [names[number] for number in habit.items(START_MS + day * DAY_MS, count)]
+        for day, count in ((0, 5), (2, 5), (3, 5), (4, 2))
+    ]
+    assert told == [[], ["b", "a"], ["a", "b"], ["a", "b"]]
 
 
 def test_hits_of_what_a_model_learned_from_do_not_count() -> None:
