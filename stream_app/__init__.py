@@ -52,6 +52,11 @@ The house, its rooms in the order that an event passes through them::
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
                           demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
                           demo_story.py, demo_view.py, demo_learned.py and demo_result.py show it
+      report.py           one page with pictures of a run: report_read.py reads the topics,
+                          report_events.py, report_hits.py, report_foresight.py and
+                          report_series.py make figures, report_metrics.py asks the workers,
+                          report_pictures.py draws, report_shop.py, report_learned.py,
+                          report_ran.py and report_blocks.py say it, report_page.py lays it out
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change
@@ -59,5 +64,6 @@ The house, its rooms in the order that an event passes through them::
     cli/                the command line, a module a command; __main__.py runs it
       worker.py           processes events   topics.py   makes and checks the topics
       produce.py          sends events       look.py     watch and user
-      demo.py             the demo           common.py   what they share
+      report.py           the page           demo.py     the demo
+      common.py           what they share
 """

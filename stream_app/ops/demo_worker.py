@@ -211,6 +211,11 @@ class DemoWorker(Child):
         """Whether it processes every partition."""
         return self._get("/readyz") is not None
 
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are."""
+        return f"http://127.0.0.1:{self._port}/metrics"
+
     def counts(self) -> Counts | None:
         """Return what it has done so far; None when it does not answer in time."""
         text = self._get("/metrics")
