@@ -115,7 +115,7 @@ def run(
     # The first run warms Kafka up, and says what the outputs are.
     _, outputs = bench.run(LOOP, "first")
     runs: dict[str, list[Run]] = {way: [] for way in (*WAYS, *peers)}
-    plan = _rounds(tuple(runs), repeats)
+    plan = rounds(tuple(runs), repeats)
     screen = Console(stderr=True)
     with Progress(console=screen, disable=not screen.is_terminal) as progress:
         for number, way in progress.track(plan, description="Rates"):
@@ -133,7 +133,7 @@ def run(
     )
 
 
-def _rounds(ways: Sequence[str], repeats: int) -> list[tuple[int, str]]:
+def rounds(ways: Sequence[str], repeats: int) -> list[tuple[int, str]]:
     """Return the rounds, each begun by another way: what else the machine does hits all."""
     plan = []
     for number in range(repeats):
