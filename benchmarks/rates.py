@@ -93,8 +93,8 @@ def environment_of(brokers: str, prefix: str, app: str, port: int) -> dict[str, 
     }
 
 
-class OutputsError(Exception):
-    """A way stored other outputs than the bare loop, or did not commit all of its input."""
+class WayError(Exception):
+    """A way failed, did not commit all of its input, or stored other outputs than the bare loop."""
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
 
     Raises
     ------
-    OutputsError
+    WayError
         When a way did something else than the bare loop.
     """
     bench = Bench(kafka, count, folder)
@@ -151,14 +151,14 @@ def check_same(way: str, stored: Stored, wanted: Stored) -> None:
 
     Raises
     ------
-    OutputsError
+    WayError
         When anything is missing, too much or different.
     """
     if stored != wanted:
         missing, more = wanted.keys() - stored.keys(), stored.keys() - wanted.keys()
         both = stored.keys() & wanted.keys()
         different = sum(stored[name] != wanted[name] for name in both)
-        raise OutputsError(
+        raise WayError(
             f"{way}: of {len(wanted)} outputs {len(missing)} are missing and {different} differ; "
             f"{len(more)} others are there"
         )
@@ -240,7 +240,7 @@ class Bench:
                 cpu_us, ended_ms = self._worker(environment), 0
         kafka_seconds = cpu_of(self._kafka.pid) - before
         if way in _PEERS and committed(settings) != self.events:
-            raise OutputsError(f"{way}: {committed(settings)} of {self.events} are committed")
+            raise WayError(f"{way}: {committed(settings)} of {self.events} are committed")
         stored, began_ms, stored_ms = asyncio.run(_read(settings))
         # Who takes records in batches has processed a whole one when its first output is stored.
         first = 1 if way in _PEERS else BATCH_RECORDS
@@ -268,7 +268,7 @@ class Bench:
                 timeout=SECONDS_MAX,
             )
         if done.returncode:
-            raise OutputsError(f"{way} ended with {done.returncode}:\n{path.read_text()[-2_000:]}")
+            raise WayError(f"{way} ended with {done.returncode}:\n{path.read_text()[-2_000:]}")
         found = msgspec.convert(json.loads(done.stdout.splitlines()[-1]), ProgramRun)
         return found.cpu_seconds / found.events * 1e6, found.ended_ms
 
@@ -302,12 +302,12 @@ async def _read(settings: Settings) -> tuple[Stored, int, int]:
             for record in log:
                 name = output_id(record)
                 if name in stored:
-                    raise OutputsError(f"{settings.app}: {name} was stored twice")
+                    raise WayError(f"{settings.app}: {name} was stored twice")
                 what = (logical, partition, record.key, record.value, tuple(record.headers))
                 stored[name] = hashlib.blake2b(repr(what).encode(), digest_size=16).digest()
                 stamps.append(record.timestamp)
     if not stamps:
-        raise OutputsError(f"{settings.app}: nothing was stored")
+        raise WayError(f"{settings.app}: nothing was stored")
     return stored, min(stamps), max(stamps)
 
 

@@ -197,7 +197,12 @@ def tables(figures: Figures) -> Iterator[Table]:
     for title, headings, rows in _rows(figures):
         table = Table(title=title, title_justify="left", width=COLUMNS)
         for place, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if place else "left")
+            numbers = any(row[place][-1:].isdigit() for row in rows)
+            table.add_column(
+                heading,
+                justify="right" if place and numbers else "left",
+                no_wrap=not place,
+            )
         for row in rows:
             table.add_row(*row)
         yield table

@@ -136,7 +136,7 @@ def test_outputs_that_differ_are_an_error() -> None:
     """What is missing, different or too much is counted and named."""
     wanted = {"a": b"1", "b": b"2", "c": b"3"}
     rates.check_same("way", dict(wanted), wanted)
-    with pytest.raises(rates.OutputsError, match="of 3 outputs 1 are missing and 1 differ; 2 oth"):
+    with pytest.raises(rates.WayError, match="of 3 outputs 1 are missing and 1 differ; 2 oth"):
         rates.check_same("way", {"a": b"1", "b": b"other", "d": b"4", "e": b"5"}, wanted)
 
 
