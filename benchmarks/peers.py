@@ -82,8 +82,8 @@ ABOUT: dict[str, About] = {
     ),
     Peer.FAUST_ROWS: About(
         "Faust, rows",
-        "outputs, then offsets, every 2.8 s, and rows (table and changelog) apart from them: after "
-        "a crash they are ahead, and events count twice; an event that raises an error is skipped",
+        "outputs, then offsets, every 2.8 s; rows (table and changelog) go apart from both: after "
+        "a crash some are ahead of the offsets; an event that raises an error is skipped",
     ),
 }
 

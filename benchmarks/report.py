@@ -4,7 +4,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import msgspec
@@ -197,22 +197,24 @@ def tables(figures: Figures) -> Iterator[Table]:
     for title, headings, rows in _rows(figures):
         table = Table(title=title, title_justify="left", width=COLUMNS)
         for place, heading in enumerate(headings):
-            numbers = any(row[place][-1:].isdigit() for row in rows)
-            table.add_column(
-                heading,
-                justify="right" if place and numbers else "left",
-                no_wrap=not place,
-            )
+            justify: Literal["left", "right"] = "right" if _holds_figures(rows, place) else "left"
+            table.add_column(heading, justify=justify, no_wrap=not place)
         for row in rows:
             table.add_row(*row)
         yield table
+
+
+def _holds_figures(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether a column is one of figures, which stand to the right; the first has the names."""
+    return place > 0 and any(row[place][:1].isdigit() for row in rows)
 
 
 def to_markdown(figures: Figures) -> str:
     """Return the document that stands in `docs/results`."""
     parts = ["# What it costs, how fast it is, how long one waits", _how(figures)]
     for title, headings, rows in _rows(figures):
-        lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+        marks = ["--:" if _holds_figures(rows, n) else "---" for n in range(len(headings))]
+        lines = [headings, marks, *rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"## {title}\n\n{table}")
         if title.startswith("Kafka and peers"):
