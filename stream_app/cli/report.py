@@ -26,7 +26,9 @@ def report(
     All topics are read from the beginning to their ends as they stand now. If the setting model is
     set, hits are counted from where its data ends.
 
-    Example: stream-app report --out report.html --metrics http://worker:8000/metrics
+    For example:
+
+        stream-app report --out report.html --metrics http://worker:8000/metrics
     """
     from stream_app.ops import report as reporting  # noqa: PLC0415 - imports the clients
 
