@@ -23,6 +23,7 @@ from stream_app.event import EVENT_TYPES, REJECT_REASONS
 from stream_app.judge import Figures, Judge, Kind
 from stream_app.pipeline import Outputs
 from stream_app.stages.emit import NOTE_ITEMS_MAX
+from stream_app.stages.score import FORMULA_NAME
 from stream_app.steps import SOURCES, Admitted, Batch, Due, Duplicate, Reject, Step, Tick
 
 logger = logging.getLogger(__name__)
@@ -222,6 +223,7 @@ def _begin(settings: StageSettings) -> None:
     ):
         for value in values:
             counter.labels(value)
+    metrics.ANSWERS.labels(FORMULA_NAME, FORMULA_NAME)
     horizons = [settings.horizon_ms(in_session=each) for each in (True, False)]
     kinds = [Kind(target, each) for target in ("purchase", "comment", "share") for each in horizons]
     for kind in (*kinds, Kind("churn", settings.churn_horizon_ms)):
