@@ -100,12 +100,9 @@ def test_runbook_has_no_other_alerts() -> None:
     assert titles == list(alerts())
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda _: "vector(1)", lambda _: "vector(1) > 2", turned],
-    ids=["always", "never", "turned round"],
-)
-def test_cases_notice_a_wrong_expression(change: Callable[[str], str], tmp_path: Path) -> None:
+def test_cases_notice_a_wrong_expression(tmp_path: Path) -> None:
     """An alert that always fires, never does, or does the other way round, fails its cases."""
-    assert failing(tmp_path, lambda expression: expression) == set()
-    assert failing(tmp_path, change) == set(alerts())
+    assert failing(tmp_path, str) == set()
+    assert failing(tmp_path, lambda _: "vector(1)") == set(alerts())
+    assert failing(tmp_path, lambda _: "vector(1) > 2") == set(alerts())
+    assert failing(tmp_path, turned) == set(alerts())

@@ -7,6 +7,7 @@ loop waiting.
 """
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
@@ -63,9 +64,7 @@ def attach(app: StreamApp) -> int | None:
         return [b"ok\n" if good else b"not yet\n"]
 
     try:
-        server = make_server(
-            settings.metrics_host, settings.metrics_port, answer, _Server, _Quiet
-        )
+        server = make_server(settings.metrics_host, settings.metrics_port, answer, _Server, _Quiet)
     except OSError as error:
         raise ConfigError(
             f"metrics_port = {settings.metrics_port}: {error.strerror}; set another, or 0 for none"
@@ -87,7 +86,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def handle_error(self, *_: object) -> None:
         """Pass over a client that did not ask, or did not take its answer, in time."""
-        logger.debug("a client of the metrics port gave up", exc_info=True)
+        logger.debug("a client of the metrics port is gone: %s", sys.exception())
 
 
 class _Quiet(WSGIRequestHandler):

@@ -158,7 +158,6 @@ class Observer:
                 direction,
             )
 
-
     def _enter_answers(self, outputs: Outputs) -> None:
         """Count what was said, and what users did with what was recommended to them."""
         answers = outputs.answers

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes real workers: every query of the dashboard, rules and alerts has data."""
+"""A real Prometheus scrapes real workers: each query of dashboard, rules and alerts has data."""
 
 import asyncio
 import json
@@ -74,9 +74,8 @@ class Prometheus(Child):
 
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of the HTTP API."""
-        address = f"http://127.0.0.1:{self.port}/api/v1/{path}"
-        query = urllib.parse.urlencode(parameters)
-        with urllib.request.urlopen(f"{address}?{query}", timeout=10) as answer:
+        query = f"{path}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{query}") as answer:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[float]:
@@ -158,7 +157,9 @@ def prometheus(
     for stage in (replay, live):
         topic = stage.settings.topic("catalog")
         send_records(SHOP.item_records(), ProduceSettings(brokers=kafka.bootstrap, topic=topic))
-    records = [Sent(None, *record) for record in SHOP.records(RECORDS)]
+    records = [
+        Sent(None, key, value, time_ms or 0) for key, value, time_ms in SHOP.records(RECORDS)
+    ]
     try:
         with Prometheus(folder / "server", [f"127.0.0.1:{port}" for port in ports]) as server:
             for worker in workers:
@@ -170,8 +171,10 @@ def prometheus(
             asyncio.run(produce(replay.settings, records, PARTITIONS))
             send_live(live, 0)
             until(
-                lambda: sum(server.values("stream_app_lag_records")) == 0
-                and sum(server.values("stream_app_records_total")) >= RECORDS + LIVE,
+                lambda: (
+                    sum(server.values("stream_app_lag_records")) == 0
+                    and sum(server.values("stream_app_records_total")) >= RECORDS + LIVE
+                ),
                 f"not all was processed: {replay.said()} {live.said()}",
             )
             reacted = reactions(replay)
