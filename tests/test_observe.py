@@ -21,6 +21,7 @@ from stream_app.runtime.changelog import KeyValue
 from stream_app.runtime.observe import _PER_PARTITION, MODELS_MAX, OTHER, Observer, reason_of
 from stream_app.runtime.sink import Commit
 from stream_app.runtime.task import PartitionTask, Ports, World
+from stream_app.runtime.worker import Worker
 from stream_app.sources.synthetic import SyntheticShop
 from stream_app.sources.synthetic_shop import FIRST
 from stream_app.stages.emit import JOINED_EVENTS
@@ -413,3 +414,54 @@ def test_a_batch_that_was_not_confirmed_is_not_judged(monkeypatch: pytest.Monkey
     cases = sum(figures.cases for figures in observer.judge.figures(PARTITION).values())
     assert store.failed > 5
     assert cases == judged_in(store.log, settings) > 50
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_lag_is_measured_in_records_and_seconds(
+    monkeypatch: pytest.MonkeyPatch, *, replay: bool
+) -> None:
+    """Lag is the age of the oldest record that waits, 0 once all is committed; none in a replay."""
+    clear()
+    monkeypatch.setattr("stream_app.runtime.task.RETRY_SECONDS", (0.0,))
+    settings = PROGRAM.model_copy(update={"replay": replay})
+    log = sessions(2)
+    store, now_ms = Store(log), log[-1].timestamp + 5_000
+    names = ["lag_records", "lag_seconds", "stalled_seconds", "last_commit_timestamp_seconds"]
+
+    def measured(worker: Worker) -> list[float | None]:
+        worker.check()
+        return [
+            REGISTRY.get_sample_value(f"stream_app_{name}", {"partition": str(PARTITION)})
+            for name in names
+        ]
+
+    async def main() -> tuple[list[float | None], list[float | None]]:
+        ports = Ports(store, store, lambda _: store, lambda: now_ms, World(), 1, "topic-id")
+        worker = Worker(settings, ports, lambda error: pytest.fail(str(error)))
+        await worker.assign({PARTITION})
+        task = store.task = worker.tasks[PARTITION]
+        worker.start()
+        await asyncio.sleep(0)
+        worker.deliver(PARTITION, 0, log)
+        before = measured(worker)
+        for _ in range(10_000):
+            await asyncio.sleep(0)
+            if task.state is not None and not task.waiting and not task.busy:
+                break
+        after = measured(worker)
+        await worker.stop()
+        return before, after
+
+    before, after = asyncio.run(main())
+    age = (now_ms - log[0].timestamp) / 1000
+    assert before == [len(log), None if replay else age, pytest.approx(0, abs=1), None]
+    assert after == [0, None if replay else 0, 0, now_ms / 1000]
+
+
+def test_a_partition_that_is_given_up_leaves_no_gauge(observer: Observer) -> None:
+    """What a partition had to show goes with it, so that no lag stands still for ever."""
+    clear()
+    for gauge in _PER_PARTITION:
+        gauge.labels(*(1, "user")[: len(gauge._labelnames)]).set(7)
+    observer.forget(1)
+    assert all(not next(iter(gauge.collect())).samples for gauge in _PER_PARTITION)

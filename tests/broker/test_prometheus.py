@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import time
 import urllib.parse
 import urllib.request
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 
 from benchmarks.harness import Sent, WorkerProcess, produce, read_log
+from stream_app import metrics
 from stream_app.clock import now_ms
 from stream_app.config import load
 from stream_app.event import Recommendation, encode, to_ms
@@ -54,6 +56,7 @@ class Prometheus(Child):
         program = shutil.which("prometheus")
         assert program, "prometheus is missing: install Debian's package prometheus"
         self.port = free_port()
+        self.targets = targets
         folder.mkdir()
         settings = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -75,7 +78,9 @@ class Prometheus(Child):
     def ask(self, path: str, **parameters: str) -> Any:
         """Return the data of an answer of the HTTP API."""
         query = f"{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/{query}") as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/api/v1/{query}", timeout=10
+        ) as answer:
             return json.load(answer)["data"]
 
     def values(self, query: str) -> list[float]:
@@ -228,9 +233,18 @@ def test_every_rule_is_evaluated_and_has_data(prometheus: Prometheus) -> None:
 
 
 def test_metrics_of_a_worker_are_well_named(prometheus: Prometheus) -> None:
-    """Both workers are up, and every metric that a panel could name has a type and a help text."""
+    """Both workers are up; promtool finds nothing wrong with their metrics, which are bounded."""
     assert prometheus.values("up") == [1, 1]
     known = prometheus.ask("metadata")
     ours = {name for name in known if name.startswith("stream_app_")}
     assert len(ours) > 40
     assert all(entry["help"] and entry["type"] for name in ours for entry in known[name])
+    for target in prometheus.targets:
+        with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+            text = answer.read()
+        checked = subprocess.run(
+            ["promtool", "check", "metrics"], input=text, check=False, capture_output=True
+        )
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+        lines = [line for line in text.decode().splitlines() if line.startswith("stream_app_")]
+        assert len(lines) <= metrics.series_max(PARTITIONS)
