@@ -239,11 +239,13 @@ def test_metrics_of_a_worker_are_well_named(prometheus: Prometheus) -> None:
     ours = {name for name in known if name.startswith("stream_app_")}
     assert len(ours) > 40
     assert all(entry["help"] and entry["type"] for name in ours for entry in known[name])
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool is missing: install Debian's package prometheus"
     for target in prometheus.targets:
         with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
             text = answer.read()
         checked = subprocess.run(
-            ["promtool", "check", "metrics"], input=text, check=False, capture_output=True
+            [promtool, "check", "metrics"], input=text, check=False, capture_output=True
         )
         assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
         lines = [line for line in text.decode().splitlines() if line.startswith("stream_app_")]
