@@ -13,6 +13,7 @@ from onnx import TensorProto
 from prometheus_client import REGISTRY
 
 from stream_app import manifest as manifest_module
+from stream_app import metrics
 from stream_app.config import load as load_settings
 from stream_app.errors import ModelError
 from stream_app.hashing import id_hash
@@ -328,6 +329,16 @@ def test_worker_says_what_it_loaded(folder: Path, caplog: pytest.LogCaptureFixtu
     assert value("stream_app_model_info", name=models.NAME, version=models.VERSION) == 1.0
     assert "model tiny, version 7: 12 items, trained on made up from 2017-01-01" in caplog.text
     assert not [entry for entry in caplog.records if entry.levelname == "WARNING"]
+
+
+def test_model_that_is_replaced_is_shown_no_more(folder: Path, tmp_path: Path) -> None:
+    """Of two models loaded one after the other, the metrics show the second alone."""
+    load_model(load_settings(model=folder, model_ms_max=1_000), 4)
+    newer = models.write_model(tmp_path / "newer", version="8")
+    load_model(load_settings(model=newer, model_ms_max=1_000), 4)
+    (family,) = metrics.MODEL_INFO.collect()
+    shown = [(each.labels["name"], each.labels["version"]) for each in family.samples]
+    assert shown == [(models.NAME, "8")]
 
 
 def test_worker_warns_of_another_number_of_partitions(

@@ -99,7 +99,7 @@ class Counts(msgspec.Struct, frozen=True):
                     sums[field] = sums.get(field, 0.0) + value
                 elif sample.name == "stream_app_model_info":
                     model = labels["name"], labels["version"]
-                elif sample.name == "stream_app_model_refusals_total":
+                elif sample.name == "stream_app_model_refusals_total" and value:
                     refusal = labels["reason"]
         quality = [_quality(kind, figures) for kind, figures in kinds.items()]
         quality.sort(key=lambda each: (-each.judged, -each.sent))

@@ -40,6 +40,7 @@ def load_model(settings: Settings, partitions: int) -> Ranker | None:
         logger.error("model refused (%s): %s. The formula ranks", error.reason, error)  # noqa: TRY400 - the message is for the operator
         return None
     manifest = ranker.manifest
+    metrics.MODEL_INFO.clear()  # of the model before
     metrics.MODEL_INFO.labels(manifest.name, manifest.version).set(1)
     logger.info(
         "model %s, version %s: %d items, trained on %s from %s until %s, %.2f ms an answer",

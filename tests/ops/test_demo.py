@@ -468,6 +468,7 @@ stream_app_answers_total{fallback="none",model="tiny"} 8.0
 stream_app_answers_total{fallback="linear-formula",model="linear-formula"} 2.0
 stream_app_model_info{name="tiny",version="7"} 1.0
 stream_app_model_refusals_total{reason="too_slow"} 1.0
+stream_app_model_refusals_total{reason="corrupt"} 0.0
 """
 
 
