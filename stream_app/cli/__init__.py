@@ -1,4 +1,4 @@
-"""The command line: ``stream-app worker | topics | produce | watch | user | demo``.
+"""The command line: ``stream-app worker | topics | produce | watch | user | schema | demo``.
 
 A command is a function of a module here, which reads the settings first, so a wrong one is named
 before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported
@@ -8,7 +8,7 @@ when it runs: Faust alone takes half a second.
 import typer
 from rich.console import Console
 
-from stream_app.cli import demo, look, produce, topics, worker
+from stream_app.cli import demo, look, produce, schema, topics, worker
 from stream_app.errors import StreamAppError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.add_typer(topics.app, name="topics")
 app.command()(produce.produce)
 app.command()(look.watch)
 app.command()(look.user)
+app.command()(schema.schema)
 app.command()(demo.demo)
 
 
