@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 from typer.testing import CliRunner
 
 from stream_app import cli
-from stream_app.config import load
+from stream_app.config import DAY_MS, load
 from stream_app.event import TIME_MS_MAX, TIME_MS_MIN
 from stream_app.ops import schema
 from stream_app.stages.decode import REQUIRED
@@ -21,8 +21,10 @@ from stream_app.steps import Reject
 from tests.conftest import START_MS, batch, fresh, run
 from tests.conftest import record as record_of
 from tests.stages.test_decode import BAD, one
+from tests.test_pipeline import LASTING, _warm, warm
 
 COMMITTED = Path(__file__).resolve().parents[2] / "docs" / "schemas"
+__all__ = ["_warm"]  # a fixture
 MEND = "run: .venv/bin/stream-app schema --out docs/schemas"
 # The official schema of AsyncAPI 3.0.0, as in the npm package @asyncapi/specs 6.11.1 (Apache-2.0).
 OFFICIAL = Path(__file__).with_name("asyncapi-3.0.0.json.gz")
@@ -63,7 +65,7 @@ def test_committed_documents_are_those_of_the_code() -> None:
 
 def test_schemas_are_valid_and_fit_their_examples() -> None:
     """Each schema is one of JSON Schema 2020-12, and each of its examples fits it."""
-    for name, document in SCHEMAS.items():
+    for document in SCHEMAS.values():
         Draft202012Validator.check_schema(document)
         for example in document.get("examples", ()):
             Draft202012Validator(document).validate(example)
@@ -196,6 +198,7 @@ VALUES = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=300)
 @given(VALUES)
 def test_schema_takes_what_the_decoder_takes(value: dict[str, Any]) -> None:
     """An event that the decoder takes fits the schema; one that fits is taken, up to the unsaid."""
@@ -213,6 +216,7 @@ def test_schema_takes_what_the_decoder_takes(value: dict[str, Any]) -> None:
             assert isinstance(value["timestamp"], str), "of numbers the schema says all"
 
 
+@settings(max_examples=300)
 @given(TIMES)
 def test_schema_knows_times(timestamp: object) -> None:
     """Of times the schema knows all but the length of months and what an offset does."""
@@ -243,9 +247,11 @@ def kind_of(headers: dict[str, str]) -> str:
     return headers["ce_type"].removeprefix("stream_app.").removesuffix(".v1")
 
 
+@warm
 def test_outputs_fit_their_schemas() -> None:
-    """Every record that a long log gives rise to fits the schemas of its value and its headers."""
-    out = run(fresh(), batch(3_000, 5, leaps=0.01)).records
+    """Every record that logs give rise to fits the schemas of its value and its headers."""
+    logs = [batch(400, seed, step_ms=DAY_MS // 2, leaps=0.03) for seed in range(3)]
+    out = [record for log in logs for record in run(fresh(), log, LASTING).records]
     kinds = set()
     for record in out:
         headers = {name: text.decode() for name, text in record.headers}
