@@ -61,7 +61,7 @@ _MESSAGES = (
         "dead-letter-replayed",
         "dead_letter",
         "A note that a dead letter was put back into the events; it has no value.",
-        "none",
+        "`ce_id` of the dead letter",
     ),
 )
 _TOPICS = {
