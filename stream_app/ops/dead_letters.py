@@ -196,9 +196,7 @@ _CONDITIONS: dict[str, Callable[[str], Filter]] = {
 _ALL = Where()
 
 
-async def read(
-    settings: Settings, where: Where = _ALL, *, values: bool = True
-) -> list[DeadLetter]:
+async def read(settings: Settings, where: Where = _ALL, *, values: bool = True) -> list[DeadLetter]:
     """Return the dead letters that fit, each once, in the order of their source.
 
     Reads ``read_committed`` up to the end as of now, and waits where an open transaction hides part
@@ -283,7 +281,9 @@ async def _records(settings: Settings, count: int) -> AsyncIterator[Any]:
                     yield record
             for place in list(left):
                 end = consumer.highwater(place)
-                if end is not None and await consumer.position(place) >= ends.setdefault(place, end):
+                if end is not None and await consumer.position(place) >= ends.setdefault(
+                    place, end
+                ):
                     left.remove(place)
                     consumer.pause(place)
             if clock() - heard > _SILENCE_SECONDS_MAX:

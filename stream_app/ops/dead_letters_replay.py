@@ -13,8 +13,7 @@ that is killed between the two repeats at most a few events, under the same ids.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
@@ -108,7 +107,6 @@ async def replay(
     where: Where,
     mapping: Mapper | None = None,
     limit: int | None = None,
-    progress: Callable[[int, int], object] = max,
     *,
     dry_run: bool = False,
 ) -> Replayed:
@@ -124,8 +122,6 @@ async def replay(
         Turns values of another shape into events; without one only keys are repaired.
     limit
         At most so many dead letters.
-    progress
-        Called with how many are done, of how many.
     dry_run
         Say what would be done, and do nothing; nobody is fenced.
 
@@ -144,7 +140,7 @@ async def replay(
     async with _producer(settings) as producer:  # 1
         letters = (await read(settings, where))[:limit]  # 2
         done = Replayed(await plan(settings, letters, partitions, mapping))  # 3
-        await _send(producer, settings, done, progress)  # 4
+        await _send(producer, settings, done)  # 4
     return done
 
 
@@ -227,8 +223,6 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
     options: dict[str, Any] = {"bootstrap_servers": settings.brokers, "acks": "all"}
     if settings.guarantee == "exactly_once":
         options["transactional_id"] = f"{settings.app}-dead-letters"
-    else:
-        options["enable_idempotence"] = False
     producer = AIOKafkaProducer(
         max_batch_size=_BATCH_BYTES,
         max_request_size=settings.stages.record_bytes_max + (1 << 20),
@@ -252,12 +246,7 @@ async def _producer(settings: Settings) -> AsyncIterator[AIOKafkaProducer]:
             await producer.stop()
 
 
-async def _send(
-    producer: AIOKafkaProducer,
-    settings: Settings,
-    done: Replayed,
-    progress: Callable[[int, int], object],
-) -> None:
+async def _send(producer: AIOKafkaProducer, settings: Settings, done: Replayed) -> None:
     """Send what is planned, a number of dead letters at a time, with their notes."""
     exact = settings.guarantee == "exactly_once"
     size = _TRANSACTION_LETTERS if exact else _STEP_LETTERS
@@ -265,28 +254,17 @@ async def _send(
     for first in range(0, len(wanted), size):
         chunk = wanted[first : first + size]
         async with producer.transaction() if exact else nullcontext():
-            await _gather(
-                [
-                    await producer.send(
-                        settings.topic("events"),
-                        put.value,
-                        put.key,
-                        put.partition,
-                        put.time_ms,
-                        put.headers,
-                    )
-                    for each in chunk
-                    for put in each.puts
-                ]
-            )
-            await _gather([await _note(producer, settings, each.letter) for each in chunk])
+            sent = [await _put(producer, settings, put) for each in chunk for put in each.puts]
+            await asyncio.gather(*sent)
+            noted = [await _note(producer, settings, each.letter) for each in chunk]
+            await asyncio.gather(*noted)
         done.letters += len(chunk)
         done.records += sum(len(each.puts) for each in chunk)
-        progress(done.letters, len(wanted))
 
 
-async def _gather(futures: list[Any]) -> None:
-    await asyncio.gather(*futures)
+async def _put(producer: AIOKafkaProducer, settings: Settings, put: Put) -> Any:
+    topic = settings.topic("events")
+    return await producer.send(topic, put.value, put.key, put.partition, put.time_ms, put.headers)
 
 
 async def _note(producer: AIOKafkaProducer, settings: Settings, letter: DeadLetter) -> Any:
@@ -303,11 +281,4 @@ async def _note(producer: AIOKafkaProducer, settings: Settings, letter: DeadLett
         ("source_timestamp", b"%d" % letter.time_ms),
     ]
     topic = settings.topic("dead_letter")
-    return await producer.send(
-        topic, None, letter.id.encode(), letter.partition, headers=headers
-    )
-
-
-def reasons(planned: Sequence[Planned]) -> Counter[str]:
-    """Return how many dead letters are left alone, by why, without the detail."""
-    return Counter(": ".join(each.left.split(": ")[:2]) for each in planned if each.left)
+    return await producer.send(topic, None, letter.id.encode(), letter.partition, headers=headers)

@@ -37,7 +37,7 @@ OUTPUTS = ("recommendations", "predictions", "churn_alerts", "dead_letter")
 def shop() -> list[Sent]:
     """Return 50 days of a shop: every other user leaves in the middle; some records are broken."""
     chance = random.Random(1)
-    sent = []
+    sent: list[Sent] = []
     for day in range(50):
         for user in range(240):
             if chance.random() > (0.25 if user % 2 or day < 25 else 0.01):
