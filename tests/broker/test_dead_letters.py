@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from jsonschema import Draft202012Validator
+from kafka import KafkaConsumer, TopicPartition
 
 from benchmarks.harness import Log, Sent, produce, read_log
 from stream_app.config import Guarantee
@@ -23,6 +25,7 @@ from stream_app.event import encode
 from stream_app.hashing import partition_for
 from stream_app.ops.dead_letters import NOTE_TYPE, REPLAYED_FROM, Where
 from stream_app.ops.dead_letters_replay import replay
+from stream_app.ops.schema import schemas
 from stream_app.runtime.changelog import KafkaReader, restore
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
@@ -30,6 +33,7 @@ from tests.conftest import START_MS, event
 
 TIMEOUT_SECONDS = 120
 KILLS = 4
+NOTE_HEADERS = Draft202012Validator(schemas()["dead-letter-replayed-headers"])
 
 
 def command(stage: Scene, *words: str, **over: str) -> Any:
@@ -63,9 +67,15 @@ def put_back(stage: Scene) -> Counter[str]:
 
 
 def notes(stage: Scene) -> Counter[str]:
-    """Return how many notes there are of each dead letter."""
-    headers = [dict(record.headers) for record in logs(stage, "dead_letter")]
-    return Counter(each["ce_subject"].decode() for each in headers if each["ce_type"] == NOTE_TYPE)
+    """Return how many notes there are of each dead letter; each must be as the documents say."""
+    found = Counter[str]()
+    for record in logs(stage, "dead_letter"):
+        headers = {name: text.decode() for name, text in record.headers}
+        if headers["ce_type"] == NOTE_TYPE.decode():
+            NOTE_HEADERS.validate(headers)
+            assert (record.key, record.value) == (headers["ce_subject"].encode(), None)
+            found[headers["ce_subject"]] += 1
+    return found
 
 
 def ledger(stage: Scene) -> Counter[str]:
@@ -271,20 +281,23 @@ def test_replay_survives_kills(kafka: KafkaServer, tmp_path: Path, guarantee: Gu
 
 def _replay_and_kill(stage: Scene, chance: random.Random) -> None:
     """Start a replay, wait until it has sent something, and kill it a moment later."""
-    before = len(logs(stage, "events", "read_uncommitted"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stream_app", "dead-letters", "replay", "--json"],
-        env={**os.environ, **stage.environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while process.poll() is None and len(logs(stage, "events", "read_uncommitted")) == before:
-            time.sleep(0.01)
-        time.sleep(chance.random() * 0.1)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(TIMEOUT_SECONDS)
+    topic = stage.settings.topic("events")
+    where = [TopicPartition(topic, partition) for partition in range(PARTITIONS)]
+    with KafkaConsumer(bootstrap_servers=stage.settings.brokers) as consumer:
+        before = consumer.end_offsets(where)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stream_app", "dead-letters", "replay", "--json"],
+            env={**os.environ, **stage.environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while process.poll() is None and consumer.end_offsets(where) == before:
+                time.sleep(0.01)
+            time.sleep(chance.random() * 0.1)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(TIMEOUT_SECONDS)
 
 
 class OpensTransaction(Mapper):

@@ -258,6 +258,7 @@ def test_outputs_fit_their_schemas() -> None:
         kind = kind_of(headers)
         kinds.add(kind)
         validator(f"{kind}-headers").validate(headers)
+        assert len(headers) == len(record.headers), "CloudEvents allow a name once"
         if kind in schema.RECORDS:
             value = json.loads(record.value or b"")
             validator(kind).validate(value)
