@@ -44,7 +44,7 @@ from stream_app.steps import Reject
 
 # Dead letters in a transaction. Without transactions fewer than the event ids that are remembered
 # of a user, so that what is repeated is dropped.
-_TRANSACTION_LETTERS, _STEP_LETTERS = 200, 20
+_TRANSACTION_LETTERS, _STEP_LETTERS = 100, 20
 # Whoever sees the record rejected so often should look at it.
 REPLAYS_MAX = 3
 _BATCH_BYTES = 1 << 18

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks.harness import Log, Sent, produce, read_log
 from stream_app.config import Guarantee
 from stream_app.event import encode
 from stream_app.hashing import partition_for
-from stream_app.ops.dead_letters import NOTE_TYPE, REPLAYED_FROM, Where
+from stream_app.ops.dead_letters import NOTE_TYPE, REPLAYED_FROM, DeadLetterError, Where
 from stream_app.ops.dead_letters_replay import replay
 from stream_app.ops.schema import schemas
 from stream_app.runtime.changelog import KafkaReader, restore
@@ -32,7 +33,7 @@ from tests.broker.workers import PARTITIONS, Scene, scene
 from tests.conftest import START_MS, event
 
 TIMEOUT_SECONDS = 120
-KILLS = 4
+KILLS = 3
 NOTE_HEADERS = Draft202012Validator(schemas()["dead-letter-replayed-headers"])
 
 
@@ -94,6 +95,7 @@ def ledger(stage: Scene) -> Counter[str]:
 
 def wait(stage: Scene, consumed: int) -> Counter[str]:
     """Wait until so many records are consumed; return what became of them."""
+    stage.wait(consumed)  # offsets, of which some are marks of transactions: at least so many
     deadline = time.monotonic() + TIMEOUT_SECONDS
     while (found := ledger(stage))["consumed"] < consumed and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -251,7 +253,7 @@ def test_replay_survives_kills(kafka: KafkaServer, tmp_path: Path, guarantee: Gu
     """
     chance = random.Random(5)
     stage = scene(kafka.bootstrap, f"kills-{guarantee}", tmp_path, guarantee)
-    count = 3_000
+    count = 1_500
     asyncio.run(produce(stage.settings, [sent(n) for n in range(count)], PARTITIONS))
     worker = stage.worker()
     worker.start()
@@ -371,3 +373,32 @@ def notes_seen_at_once(stage: Scene) -> int:
     words += ["-o", "beginning", "-e", "-q", "-X", "isolation.level=read_committed"]
     shown = subprocess.run([program, *words], check=True, capture_output=True, timeout=60).stdout
     return shown.count(NOTE_TYPE)
+
+
+class ReplaysMeanwhile(Mapper):
+    """A mapping that, while a replay plans, has another one do all the work."""
+
+    def __init__(self, stage: Scene) -> None:
+        self._stage = stage
+
+    def events(self, row: dict[str, object]) -> list[Any]:
+        """Replay everything from another thread, and return the events of the row."""
+        with ThreadPoolExecutor() as pool:
+            work = replay(self._stage.settings, Where(), Mapper())
+            assert pool.submit(asyncio.run, work).result(TIMEOUT_SECONDS).letters == 1
+        return super().events(row)
+
+
+@pytest.mark.timeout(300)
+def test_replay_that_another_one_overtakes_is_refused(kafka: KafkaServer, tmp_path: Path) -> None:
+    """Of two replays at a time the later one wins; the earlier one says so and sends nothing."""
+    stage = scene(kafka.bootstrap, "overtaken", tmp_path)
+    shaped = sent(0, value=json.dumps({"who": "anna", "what": ["a"]}).encode())
+    asyncio.run(produce(stage.settings, [shaped], PARTITIONS))
+    worker = stage.worker()
+    worker.start()
+    wait(stage, 1)
+    worker.end()
+    with pytest.raises(DeadLetterError, match="another replay has taken over"):
+        asyncio.run(replay(stage.settings, Where(), ReplaysMeanwhile(stage)))
+    assert set(put_back(stage).values()) == set(notes(stage).values()) == {1}
