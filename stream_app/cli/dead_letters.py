@@ -1,6 +1,7 @@
 """``stream-app dead-letters``: what was rejected, and putting it back."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
@@ -117,7 +118,12 @@ def _mapping(name: str) -> Any:
 
 
 def _run(work: Coroutine[Any, Any, _Result], doing: str = "reading dead letters") -> _Result:
-    """Run to the end, with a sign of life on standard error if that is a terminal."""
+    """Run to the end, with a sign of life on standard error if that is a terminal.
+
+    What goes wrong is raised; the client's own log of it, with tracebacks, would say it twice.
+    """
+    for name in ("aiokafka", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with Console(stderr=True).status(doing):
         return asyncio.run(work)
 
