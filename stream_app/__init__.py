@@ -48,6 +48,10 @@ The house, its rooms in the order that an event passes through them::
       user.py             what is known of a user
       words.py            predictions and alerts in words
       produce.py          events to Kafka, with a progress bar
+      schema.py           JSON Schemas of the records and headers; schema_asyncapi.py, the topics
+                          as one AsyncAPI document; schema_examples.py, examples of each record
+      dead_letters.py     reads what was rejected; dead_letters_replay.py puts it back,
+                          dead_letters_view.py shows it
       broker.py           the demo's embedded broker
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
                           demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
@@ -64,6 +68,7 @@ The house, its rooms in the order that an event passes through them::
     cli/                the command line, a module a command; __main__.py runs it
       worker.py           processes events   topics.py   makes and checks the topics
       produce.py          sends events       look.py     watch and user
+      schema.py           the documents      dead_letters.py   lists and replays
       report.py           the page           demo.py     the demo
       common.py           what they share
 """
