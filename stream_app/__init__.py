@@ -28,6 +28,7 @@ The house, its rooms in the order that an event passes through them::
     schedule.py         the timers in the rows, and one heap over them
     judge.py            how right the predictions were that have come due
     manifest.py         the folder of a ranking model, read and checked
+    registry.py         models that were published, and which of them serves
     ranker.py           the neural ranking model: tried out, warmed up, scores candidates
     pipeline.py         process(state, batch, context): the stages in order
     state.py            the rows of one partition
@@ -40,7 +41,8 @@ The house, its rooms in the order that an event passes through them::
       observe.py          committed batches, into the metrics
       worker.py           the partitions of one process
       catalog.py          the live catalogue
-      model.py            the ranking model: loaded, or refused with a reason
+      model.py            the ranking model: loaded, swapped, or refused with a reason
+      shadow.py           a model that is compared and answers nothing
       app.py              the Faust app around them
     ops/                what people use and see
       health.py           /metrics, /healthz, /readyz

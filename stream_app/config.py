@@ -166,10 +166,25 @@ class Settings(BaseSettings):
     model_ms_max: float = Field(
         20.0, gt=0, le=10_000, description="a model that takes longer for an answer is refused"
     )
+    registry: str | None = Field(
+        None, min_length=1, description="folder or URL of a registry of models, in place of `model`"
+    )
+    registry_seconds: float = Field(
+        10.0, gt=0, le=86_400, description="between two looks into the registry"
+    )
+    shadow_share: float = Field(
+        1.0, gt=0, le=1, description="of requests, those that a model in the shadow scores too"
+    )
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from outside
     metrics_port: int = Field(8_000, ge=0, le=65_000, description="0 for none; +1 a process")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     stages: StageSettings = StageSettings()
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Settings":
+        if self.model is not None and self.registry is not None:
+            raise ValueError("give either `model` or `registry`: each says what ranks")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -231,6 +246,8 @@ def _file() -> Path:
 
 def _explain(entry: dict[str, Any]) -> str:
     """Return one sentence for one of pydantic's errors."""
+    if not entry["loc"]:  # settings that contradict each other
+        return str(entry["msg"]).removeprefix("Value error, ")
     *sections, last = (str(part) for part in entry["loc"])
     name = ".".join((*sections, last))
     if entry["type"] == "extra_forbidden":

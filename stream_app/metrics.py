@@ -99,8 +99,24 @@ ANSWERS = Counter(
 MODEL_REFUSALS = Counter(
     "stream_app_model_refusals_total", "Ranking models refused when loaded, by reason", ["reason"]
 )
+MODEL_SWAPS = Counter("stream_app_model_swaps_total", "Models that took over from the registry")
 MODEL_INFO = Gauge(
     "stream_app_model_info", "Always 1: the ranking model that is loaded", ["name", "version"]
+)
+SHADOW_REQUESTS = Counter(
+    "stream_app_shadow_requests_total",
+    "Requests that the shadow was asked, by outcome",
+    ["outcome"],
+)
+SHADOW_COMMON_SHARE = Histogram(
+    "stream_app_shadow_common_share",
+    "Share of the recommended items that the shadow would have recommended too",
+    buckets=(0.0, 0.2, 0.4, 0.6, 0.8, 0.99, 1.0),
+)
+SHADOW_PURCHASES = Counter(
+    "stream_app_shadow_purchases_total",
+    "Purchases after a compared request, by whose ranking had the item",
+    ["found_by"],
 )
 PREDICTIONS = Counter(
     "stream_app_predictions_total",

@@ -72,12 +72,14 @@ class Source(Protocol):
 class World(msgspec.Struct):
     """What comes from outside the log: the catalogue, as far as it has been read, and the model.
 
-    ``version`` is the catalogue's; without a ``ranker`` the formula ranks.
+    ``version`` is the catalogue's; without a ``ranker`` the formula ranks. The ``shadow`` is a
+    model that is compared with it and answers nothing.
     """
 
     shelves: Shelves = msgspec.field(default_factory=Shelves)
     version: str = "0"
     ranker: Scorer | None = None
+    shadow: Scorer | None = None
 
 
 class Ports(msgspec.Struct, frozen=True):
