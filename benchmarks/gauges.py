@@ -1,14 +1,16 @@
-"""How processes are looked at from outside: a worker's metrics, CPU time, percentiles."""
+"""How processes are looked at from outside: metrics, CPU time, percentiles, and what cores do."""
 
 import math
 import os
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream_app.clock import monotonic_seconds
@@ -64,6 +66,39 @@ def cpu_of_machine() -> float:
     user, nice, system, _, _, interrupts, soft_interrupts, *_ = map(int, first.split()[1:])
     spent = user + nice + system + interrupts + soft_interrupts
     return spent / os.sysconf("SC_CLK_TCK")
+
+
+class Cores(msgspec.Struct, frozen=True):
+    """Which cores the measured process has, and which everything else: Kafka, producer, reader."""
+
+    measured: list[int]
+    others: list[int]
+
+
+def cores() -> Cores:
+    """Return the last core for the measured process and the rest for the others.
+
+    With one core they share it.
+    """
+    *others, last = sorted(os.sched_getaffinity(0))
+    return Cores([last], others or [last])
+
+
+@contextmanager
+def pinned(pid: int, chosen: Sequence[int]) -> Iterator[None]:
+    """Keep a process, all threads, on these cores for a while; what it starts then stays there."""
+    before = os.sched_getaffinity(pid)
+    _pin(pid, chosen)
+    try:
+        yield
+    finally:
+        _pin(pid, before)
+
+
+def _pin(pid: int, chosen: Iterable[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), chosen)
 
 
 def cpu_model() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.clock import cpu_seconds, monotonic_seconds
+from stream_app.clock import cpu_seconds, now_ms
 from stream_app.config import Settings, load
 from stream_app.hashing import partition_for
 from stream_app.pipeline import Context, next_batch, process
@@ -26,16 +26,16 @@ from stream_app.steps import OutputRecord, RawRecord
 FETCH_BYTES_MAX = 4 * 1024 * 1024  # of a partition, as the worker's
 
 
-class LoopRun(msgspec.Struct, frozen=True):
-    """What the loop did, from the first fetch with records to the last output stored."""
+class ProgramRun(msgspec.Struct, frozen=True):
+    """What a program did, from its first records to ``ended_ms``, when all was stored."""
 
     events: int
     outputs: int
-    seconds: float
     cpu_seconds: float
+    ended_ms: int
 
 
-async def run(settings: Settings, count: int) -> LoopRun:
+async def run(settings: Settings, count: int) -> ProgramRun:
     """Read the source from its start, and produce what comes of ``count`` records."""
     source = settings.topic("events")
     where = [TopicPartition(source, partition) for partition in range(settings.partitions)]
@@ -60,7 +60,7 @@ async def run(settings: Settings, count: int) -> LoopRun:
     await consumer.start()
     await producer.start()
     events = outputs = 0
-    began: tuple[float, float] | None = None
+    began: float | None = None
     try:
         consumer.assign(where)
         await consumer.seek_to_beginning(*where)
@@ -69,7 +69,7 @@ async def run(settings: Settings, count: int) -> LoopRun:
                 timeout_ms=1_000, max_records=settings.fetch_records_max
             )
             if fetched and began is None:
-                began = monotonic_seconds(), cpu_seconds()
+                began = cpu_seconds()
             stored: list[Any] = []
             for tp, records in fetched.items():
                 events += len(records)
@@ -78,7 +78,7 @@ async def run(settings: Settings, count: int) -> LoopRun:
                     stored += await _send(producer, settings, found)
             await asyncio.gather(*stored)
         assert began is not None
-        return LoopRun(events, outputs, monotonic_seconds() - began[0], cpu_seconds() - began[1])
+        return ProgramRun(events, outputs, cpu_seconds() - began, now_ms())
     finally:
         await producer.stop()
         await consumer.stop()

@@ -1,8 +1,9 @@
 """Throughput, latency and size, measured and set beside their targets: ``make bench``.
 
-Four measurements: what an event costs in process, what a process holds that has seen a whole shop,
-how fast a worker is beside a bare loop on a real Kafka, and how long a request waits at half of
-that load. A figure that misses its target is reported, and is no error.
+Five measurements: what an event costs in process, what a process holds that has seen a whole shop,
+how fast a worker is beside a bare loop on a real Kafka, how fast other frameworks are that run the
+same stages, and how long a request waits at half of the worker's load. A figure that misses its
+target is reported, and is no error.
 
 ``python -m benchmarks.pipeline [--quick] [--write] [--only PART ...]``; the last line is JSON.
 """
@@ -20,10 +21,11 @@ from rich.console import Console
 
 from benchmarks import in_process, latency, memory, rates, report
 from benchmarks.gauges import cpu_model
+from benchmarks.peers import Peer
 from benchmarks.workload import shop
 from tests.broker.kafka import KafkaServer
 
-PARTS = ("in_process", "memory", "rates", "latency")
+PARTS = ("in_process", "memory", "rates", "peers", "latency")
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 LATENCY_RATE_MAX = 3_000.0  # events a second
 
@@ -31,14 +33,15 @@ LATENCY_RATE_MAX = 3_000.0  # events a second
 class Plan(msgspec.Struct, frozen=True):
     """How much is measured."""
 
-    events: int  # of the in-process costs and of the rates
+    events: int  # of the in-process costs
+    rate_events: int
     memory_events: int | None  # None for the whole shop
     repeats: int
     latency_seconds: float  # of each repeat
 
 
-FULL = Plan(events=100_000, memory_events=None, repeats=3, latency_seconds=20.0)
-QUICK = Plan(events=20_000, memory_events=50_000, repeats=1, latency_seconds=5.0)
+FULL = Plan(events=100_000, rate_events=30_000, memory_events=None, repeats=3, latency_seconds=20.0)
+QUICK = Plan(events=20_000, rate_events=5_000, memory_events=50_000, repeats=1, latency_seconds=5.0)
 
 
 def run(plan: Plan, parts: Sequence[str], folder: Path) -> report.Figures:
@@ -52,9 +55,10 @@ def run(plan: Plan, parts: Sequence[str], folder: Path) -> report.Figures:
         some = plan.memory_events
         chosen = None if some is None else shop().households(some)
         figures.memory = memory.run(shop().records(chosen))
-    if "rates" in parts or "latency" in parts:
+    if {"rates", "peers", "latency"} & set(parts):
         with KafkaServer(folder / "kafka") as kafka:
-            figures.rates = rates.run(kafka, plan.events, plan.repeats, folder)
+            peers = list(Peer) if "peers" in parts else []
+            figures.rates = rates.run(kafka, plan.rate_events, plan.repeats, folder, peers)
             if "latency" in parts:
                 reached = figures.rates.ways["exactly_once"].events_per_second
                 rate = min(reached / 2, LATENCY_RATE_MAX)
@@ -69,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short form of everything")
     parser.add_argument("--write", action="store_true", help="write docs/results/pipeline.*")
-    parser.add_argument("--events", type=int, metavar="N", help="instead of 100,000")
+    parser.add_argument("--events", type=int, metavar="N", help="in process and on Kafka")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     given = parser.parse_args(arguments)
     if given.write and (given.quick or tuple(given.only) != PARTS):
@@ -78,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     plan = QUICK if given.quick else FULL
     if given.events:
-        plan = msgspec.structs.replace(plan, events=given.events)
+        plan = msgspec.structs.replace(plan, events=given.events, rate_events=given.events)
     with tempfile.TemporaryDirectory() as temporary:
         figures = run(plan, given.only, Path(temporary))
     for table in report.tables(figures):
@@ -88,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / "pipeline.json").write_text(json.dumps(document, indent=1) + "\n")
         (RESULTS / "pipeline.md").write_text(report.to_markdown(figures))
+        if figures.rates is not None:
+            report.plot(figures.rates, RESULTS / report.PLOT)
     print(json.dumps(document))
 
 

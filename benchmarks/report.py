@@ -2,16 +2,21 @@
 
 import operator
 from collections.abc import Iterator, Sequence
-from typing import Any
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
 
+import matplotlib as mpl
 import msgspec
 from rich.table import Table
 
 from benchmarks.in_process import Cost, InProcess
 from benchmarks.latency import LINGER_MS, SETTLE_SECONDS, WARM_EVENTS, Latency
 from benchmarks.memory import Memory
-from benchmarks.rates import LOOP, Rates
+from benchmarks.peers import ABOUT, Peer
+from benchmarks.rates import LOOP, WAYS, Rates
 
+PLOT = "peers.png"
 COLUMNS = 100
 MIB = 1024 * 1024
 
@@ -83,7 +88,7 @@ def _rows(figures: Figures) -> Iterator[Rows]:
     if figures.memory is not None:
         yield _memory_rows(figures.memory)
     if figures.rates is not None:
-        yield _rates_rows(figures.rates)
+        yield from _rates_rows(figures.rates)
     if figures.latency is not None:
         yield _latency_rows(figures.latency)
 
@@ -139,13 +144,17 @@ def _memory_rows(found: Memory) -> Rows:
     )
 
 
-def _rates_rows(found: Rates) -> Rows:
-    return (
-        f"Kafka, {found.events:,} events, {found.requests:,} of them requests",
-        ("", "events/s", "least, greatest", "ratio", "least, greatest", "CPU µs", "Kafka's CPU µs"),
+def _rates_rows(found: Rates) -> Iterator[Rows]:
+    spread = "least, greatest"
+    peers = [name for name in found.ways if name not in WAYS]
+    given = f"{found.events:,} events, {found.requests:,} of them requests"
+    yield (
+        f"Kafka{' and peers' if peers else ''}: {given}, {found.outputs:,} outputs",
+        ("", "rounds", "events/s", spread, "ratio", spread, "CPU µs", "Kafka's CPU µs"),
         [
             (
-                name.replace("_", " ") if name == LOOP else name,
+                ABOUT[name].title,
+                f"{len(way.runs)}",
                 f"{way.events_per_second:,.0f}",
                 ", ".join(f"{rate:,.0f}" for rate in way.events_per_second_spread),
                 f"{way.ratio:.2f}",
@@ -156,6 +165,12 @@ def _rates_rows(found: Rates) -> Rows:
             for name, way in found.ways.items()
         ],
     )
+    if peers:
+        yield (
+            "What each of them guarantees",
+            ("", "what goes together, and what a crash does"),
+            [(ABOUT[name].title, way.guarantee) for name, way in found.ways.items()],
+        )
 
 
 def _latency_rows(found: Latency) -> Rows:
@@ -182,20 +197,64 @@ def tables(figures: Figures) -> Iterator[Table]:
     for title, headings, rows in _rows(figures):
         table = Table(title=title, title_justify="left", width=COLUMNS)
         for place, heading in enumerate(headings):
-            table.add_column(heading, justify="right" if place else "left")
+            justify: Literal["left", "right"] = "right" if _holds_figures(rows, place) else "left"
+            table.add_column(heading, justify=justify, no_wrap=not place)
         for row in rows:
             table.add_row(*row)
         yield table
+
+
+def _holds_figures(rows: Sequence[Sequence[str]], place: int) -> bool:
+    """Whether a column is one of figures, which stand to the right; the first has the names."""
+    return place > 0 and any(row[place][:1].isdigit() for row in rows)
 
 
 def to_markdown(figures: Figures) -> str:
     """Return the document that stands in `docs/results`."""
     parts = ["# What it costs, how fast it is, how long one waits", _how(figures)]
     for title, headings, rows in _rows(figures):
-        lines = [headings, ["---", *["--:"] * (len(headings) - 1)], *rows]
+        marks = ["--:" if _holds_figures(rows, n) else "---" for n in range(len(headings))]
+        lines = [headings, marks, *rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"## {title}\n\n{table}")
+        if title.startswith("Kafka and peers"):
+            parts.append(f"![Rates beside the bare loop's]({PLOT})")
     return "\n\n".join(parts) + "\n"
+
+
+def plot(found: Rates, path: Path) -> None:
+    """Draw each way's ratio to the bare loop's rate, and how far the rounds are apart."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
+
+    names = [name for name in found.ways if name != LOOP]
+    ways = [found.ways[name] for name in names]
+    ratios = [way.ratio for way in ways]
+    below = [way.ratio - way.ratio_spread[0] for way in ways]
+    above = [way.ratio_spread[1] - way.ratio for way in ways]
+    figure, axis = plt.subplots(figsize=(9, 0.5 * len(names) + 1.2))
+    colours = ["C1" if name in tuple(Peer) else "C0" for name in names]
+    axis.barh(range(len(names)), ratios, xerr=(below, above), color=colours, capsize=4)
+    axis.set_yticks(range(len(names)), [ABOUT[name].title for name in names])
+    axis.invert_yaxis()
+    axis.axvline(1.0, color="grey", linestyle="--")
+    axis.set(xlabel=f"events/s beside the bare loop's; {found.events:,} events, the same outputs")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _where(found: Rates | None) -> str:
+    """Return which cores the processes had."""
+    if found is None:
+        return ""
+    measured, others = (
+        ", ".join(map(str, chosen)) for chosen in (found.cores.measured, found.cores.others)
+    )
+    return (
+        f"The measured process is bound to core {measured}, Kafka and the measuring process to "
+        f"{others}."
+    )
 
 
 def _how(figures: Figures) -> str:
@@ -218,11 +277,24 @@ Kafka, producer, reader and worker, so rates and waits are theirs together; comp
   starts with (a recommendation after a purchase, at most one a minute and user); without Kafka's
   clients and Faust.
 - **Kafka**: Apache Kafka 4.1.1, one broker; the same preloaded topic for all, one after the other,
-  {repeats} rounds, medians. The bare loop is one aiokafka consumer, the same `next_batch` and
-  `process`, and one `send_batch` for each topic and partition: it writes no state and commits
-  nothing. Rates run from the first stored recommendation to the last, by their timestamps, less
-  the first batch; ratios are taken within a round. The worker's CPU is from its own metrics, all
-  threads, its start left out; Kafka's is its whole process, starts of the clients included.
+  {repeats} rounds that begin at different places, medians. {_where(figures.rates)} The bare
+  loop is one aiokafka consumer, the same `next_batch` and `process`, and one `send_batch` for each
+  topic and partition: it writes no state and commits nothing. Rates run from the first stored
+  output to the last (of loop and peers: to the end of their last commit), by the broker's clock,
+  less the first batch; ratios are taken within a round. The worker's CPU is from its own metrics,
+  all threads, its start left out, as it is of the others; Kafka's is its whole process, starts of
+  the clients included.
+- **Peers**: Quix Streams {version("quixstreams")} and a plain agent of Faust
+  {version("faust-streaming")} on its aiokafka transport, in the settings that they come with but
+  for the guarantee. They call the same `next_batch` and `process` on the same state, one record at
+  a time, because one record at a time is what they hand out; batches of one cost more
+  (above). Each run must store the same outputs as the loop, byte for byte: ids, keys, values,
+  headers and partitions are compared, and that each peer has committed all of its input. Without
+  *rows* a peer keeps the state in its memory and nowhere else, as the loop does; with *rows* it
+  also writes what each record has changed to its own store: Quix once a commit and row, Faust
+  each time. A worker can restore its state and does so in tests; a peer's restart is not measured.
+  Quix's transactions of 5 s show an answer to a `read_committed` reader up to 5 s late, hence the
+  way with as many records in one as a worker has. *Faust, rows* runs in one round: it is slow.
 - **Latency**: {WARM_EVENTS:,} events fill the state first, {SETTLE_SECONDS:g} s at the pace are not
   counted, {repeats} rounds follow without a break. Events are dated as they are sent, at half of
   the rate that `exactly_once` reached above. Producer (in the measuring process, `linger.ms`

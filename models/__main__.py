@@ -1,4 +1,4 @@
-"""``python -m models train | evaluate | export``: the demo's ranker, from nothing to a folder."""
+"""``python -m models``: the demo's ranker from nothing to a folder, and which model serves."""
 
 import sys
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import report
+from models import registry, report
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, ParityError, export
@@ -18,6 +18,7 @@ from models.networks import Ranker
 from models.replay import END_MS, TEST_MS
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
+from stream_app.errors import StreamAppError
 from stream_app.manifest import Data, read_folder
 from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
@@ -35,6 +36,7 @@ REQUESTS, TOKENS, CHECKPOINT, RUN = "requests.npz", "items.txt", "checkpoint", "
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app.registered_commands += registry.app.registered_commands
 console = Console(stderr=True, width=100)
 
 Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
@@ -163,5 +165,14 @@ def _ndcg(epoch: Epoch) -> float:
     return epoch.validation.ndcg_at_10 if epoch.validation is not None else -1.0
 
 
+def main() -> None:
+    """Run the command line; an error of ours is a message, not a traceback."""
+    try:
+        app()
+    except StreamAppError as error:
+        console.print(f"models: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    sys.exit(app())
+    main()

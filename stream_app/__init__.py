@@ -28,6 +28,7 @@ The house, its rooms in the order that an event passes through them::
     schedule.py         the timers in the rows, and one heap over them
     judge.py            how right the predictions were that have come due
     manifest.py         the folder of a ranking model, read and checked
+    registry.py         models that were published, and which of them serves
     ranker.py           the neural ranking model: tried out, warmed up, scores candidates
     pipeline.py         process(state, batch, context): the stages in order
     state.py            the rows of one partition
@@ -40,7 +41,8 @@ The house, its rooms in the order that an event passes through them::
       observe.py          committed batches, into the metrics
       worker.py           the partitions of one process
       catalog.py          the live catalogue
-      model.py            the ranking model: loaded, or refused with a reason
+      model.py            the ranking model: loaded, swapped, or refused with a reason
+      shadow.py           a model that is compared and answers nothing
       app.py              the Faust app around them
     ops/                what people use and see
       health.py           /metrics, /healthz, /readyz
@@ -48,10 +50,19 @@ The house, its rooms in the order that an event passes through them::
       user.py             what is known of a user
       words.py            predictions and alerts in words
       produce.py          events to Kafka, with a progress bar
+      schema.py           JSON Schemas of the records and headers; schema_asyncapi.py, the topics
+                          as one AsyncAPI document; schema_examples.py, examples of each record
+      dead_letters.py     reads what was rejected; dead_letters_replay.py puts it back,
+                          dead_letters_view.py shows it
       broker.py           the demo's embedded broker
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
                           demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
                           demo_story.py, demo_view.py, demo_learned.py and demo_result.py show it
+      report.py           one page with pictures of a run: report_read.py reads the topics,
+                          report_events.py, report_hits.py, report_foresight.py and
+                          report_series.py make figures, report_metrics.py asks the workers,
+                          report_pictures.py draws, report_shop.py, report_learned.py,
+                          report_ran.py and report_blocks.py say it, report_page.py lays it out
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
     clock.py            the only clock   hashing.py  hashes that never change
@@ -59,5 +70,7 @@ The house, its rooms in the order that an event passes through them::
     cli/                the command line, a module a command; __main__.py runs it
       worker.py           processes events   topics.py   makes and checks the topics
       produce.py          sends events       look.py     watch and user
-      demo.py             the demo           common.py   what they share
+      schema.py           the documents      dead_letters.py   lists and replays
+      report.py           the page           demo.py     the demo
+      common.py           what they share
 """

@@ -216,6 +216,12 @@ class Settings(BaseSettings):
     model_ms_max: float = Field(20.0, gt=0, le=10_000)
     """A model whose median answer takes longer than so many milliseconds at the start is
     refused."""
+    registry: str | None = Field(None, min_length=1)
+    """Folder or URL of a registry of models, in place of `model`."""
+    registry_seconds: float = Field(10.0, gt=0, le=86_400)
+    """Between two looks into the registry."""
+    shadow_share: float = Field(1.0, gt=0, le=1)
+    """Of requests, those that a model in the shadow scores too."""
     metrics_host: str = "0.0.0.0"  # noqa: S104 - Prometheus scrapes from outside
     """Address that metrics and health are served on."""
     metrics_port: int = Field(8_000, ge=0, le=65_000)
@@ -224,6 +230,12 @@ class Settings(BaseSettings):
     """Of the program; what the clients log below `WARNING` stays hidden."""
     stages: StageSettings = StageSettings()
     """What the stages do."""
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Settings":
+        if self.model is not None and self.registry is not None:
+            raise ValueError("give either `model` or `registry`: each says what ranks")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -285,6 +297,8 @@ def _file() -> Path:
 
 def _explain(entry: dict[str, Any]) -> str:
     """Return one sentence for one of pydantic's errors."""
+    if not entry["loc"]:  # settings that contradict each other
+        return str(entry["msg"]).removeprefix("Value error, ")
     *sections, last = (str(part) for part in entry["loc"])
     name = ".".join((*sections, last))
     if entry["type"] == "extra_forbidden":

@@ -45,6 +45,12 @@ Id = Annotated[str, Meta(min_length=1, max_length=128)]
 Amount = Annotated[float, Meta(ge=0, le=1e12)]
 Instant = Annotated[int, Meta(ge=0)] | Annotated[datetime, Meta(tz=True)]
 Scalar = str | int | float | bool | None
+Quantity = Annotated[int, Meta(ge=0, le=1_000_000)]
+Currency = Annotated[str, Meta(min_length=3, max_length=3)]
+Rating = Annotated[float, Meta(ge=0, le=5)]
+Text = Annotated[str, Meta(max_length=10_000)]
+Path = Annotated[str, Meta(max_length=256)]
+Name = Annotated[str, Meta(max_length=128)]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -54,23 +60,39 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     one piece, in ``currency`` (ISO 4217). ``rating`` is what a comment gave, 0 to 5.
     """
 
-    event_id: Id
-    type: str
-    user_id: Id
-    timestamp: Instant
-    session_id: Id | None = None
-    item_id: Id | None = None
-    order_id: Id | None = None
-    recommendation_id: Id | None = None
-    price: Amount | None = None
-    quantity: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
-    currency: Annotated[str, Meta(min_length=3, max_length=3)] | None = None
-    category: Annotated[str, Meta(max_length=256)] | None = None
-    rating: Annotated[float, Meta(ge=0, le=5)] | None = None
-    text: Annotated[str, Meta(max_length=10_000)] | None = None
-    source: Annotated[str, Meta(max_length=128)] | None = None
-    consent: bool | None = None
-    context: dict[Annotated[str, Meta(max_length=128)], Scalar] | None = None
+    event_id: Annotated[
+        Id, Meta(description="names the event; a repeat of it by the same user is dropped")
+    ]
+    type: Annotated[str, Meta(description="what the user did, or asks for")]
+    user_id: Annotated[Id, Meta(description="who; also the key of the record")]
+    timestamp: Annotated[
+        Instant,
+        Meta(description="when it happened: RFC 3339 with an offset, or ms since the epoch"),
+    ]
+    session_id: Annotated[Id | None, Meta(description="the visit that it belongs to")] = None
+    item_id: Annotated[Id | None, Meta(description="the product that it is about")] = None
+    order_id: Annotated[
+        Id | None, Meta(description="of a purchase: lines with the same id are one order")
+    ] = None
+    recommendation_id: Annotated[
+        Id | None, Meta(description="the recommendation that it follows")
+    ] = None
+    price: Annotated[Amount | None, Meta(description="of one piece")] = None
+    quantity: Annotated[Quantity | None, Meta(description="pieces")] = None
+    currency: Annotated[Currency | None, Meta(description="ISO 4217")] = None
+    category: Annotated[
+        Path | None,
+        Meta(description="the department; what is wanted in it is proposed to who asks in it"),
+    ] = None
+    rating: Annotated[Rating | None, Meta(description="of a comment: 0 to 5")] = None
+    text: Annotated[Text | None, Meta(description="of a search or a comment")] = None
+    source: Annotated[Name | None, Meta(description="the program or page that sent it")] = None
+    consent: Annotated[
+        bool | None, Meta(description="of the type `consent`: whether the user may be profiled")
+    ] = None
+    context: Annotated[
+        dict[Name, Scalar] | None, Meta(description="where and how: names to scalars")
+    ] = None
 
 
 class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -80,54 +102,61 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unknown. ``available_from`` and ``available_until`` are milliseconds since the epoch.
     """
 
-    item_id: Id
-    title: str | None = None
-    category: list[str] = []
-    brand: str | None = None
-    price: Amount | None = None
-    currency: str | None = None
-    merchant_id: str | None = None
-    stock: int | None = None
-    hidden: bool = False
-    blocked: bool = False
-    available_from: int | None = None
-    available_until: int | None = None
-    embedding: list[float] | None = None
+    item_id: Annotated[Id, Meta(description="also the key of the record")]
+    title: Annotated[str | None, Meta(description="for people")] = None
+    category: Annotated[list[str], Meta(description="from the general to the particular")] = []
+    brand: Annotated[str | None, Meta(description="what is like another is told by it too")] = None
+    price: Annotated[Amount | None, Meta(description="of one piece")] = None
+    currency: Annotated[str | None, Meta(description="ISO 4217")] = None
+    merchant_id: Annotated[str | None, Meta(description="who sells it")] = None
+    stock: Annotated[int | None, Meta(description="pieces; none: unknown")] = None
+    hidden: Annotated[bool, Meta(description="not recommended now")] = False
+    blocked: Annotated[bool, Meta(description="never recommended")] = False
+    available_from: Annotated[int | None, Meta(description="ms since the epoch")] = None
+    available_until: Annotated[int | None, Meta(description="ms since the epoch")] = None
+    embedding: Annotated[list[float] | None, Meta(description="a vector of the shop's own")] = None
 
 
 class Cause(Struct, frozen=True):
     """What an output follows from: the event's id and where it stands in the log."""
 
-    event_id: str
-    topic: str
-    partition: int
-    offset: int
+    event_id: Annotated[str, Meta(description="of the event")]
+    topic: Annotated[str, Meta(description="where the event is")]
+    partition: Annotated[int, Meta(description="of the topic")]
+    offset: Annotated[int, Meta(description="in the partition")]
 
 
 class RankedItem(Struct, frozen=True):
     """One recommended item: its place from 1, its score, where it came from and why."""
 
-    item_id: str
-    rank: int
-    score: float
-    sources: list[str]
-    reasons: list[str]
+    item_id: Annotated[str, Meta(description="of the catalogue")]
+    rank: Annotated[int, Meta(description="place, from 1")]
+    score: Annotated[float, Meta(description="comparable within one recommendation")]
+    sources: Annotated[list[str], Meta(description="what proposed it")]
+    reasons: Annotated[list[str], Meta(description="why, in words")]
 
 
 class Recommendation(Struct, frozen=True, kw_only=True):
     """The items recommended to a user, best first. ``timestamp`` is event time in ms."""
 
-    recommendation_id: str
-    user_id: str
-    timestamp: int
-    items: list[RankedItem]
-    cause: Cause
-    model: str
-    model_version: str
-    fallback_level: str | None
-    service_level: int
-    variant: str
-    catalog_version: str
+    recommendation_id: Annotated[
+        str, Meta(description="also `ce_id`; name it in the events that follow")
+    ]
+    user_id: Annotated[str, Meta(description="for whom; also the key of the record")]
+    timestamp: Annotated[int, Meta(description="event time, ms since the epoch")]
+    items: Annotated[list[RankedItem], Meta(description="best first")]
+    cause: Annotated[Cause, Meta(description="the event that it answers")]
+    model: Annotated[str, Meta(description="what ranked")]
+    model_version: Annotated[str, Meta(description="of the model")]
+    fallback_level: Annotated[
+        str | None,
+        Meta(description="the formula that ranked in place of a model; null where one did"),
+    ]
+    service_level: Annotated[int, Meta(description="0 when all is well, higher when less was done")]
+    variant: Annotated[
+        str, Meta(description="exploit, or explore where one place was given to chance")
+    ]
+    catalog_version: Annotated[str, Meta(description="of the catalogue that it was made with")]
 
 
 Target = Literal["purchase", "comment", "share", "churn"]
@@ -140,14 +169,17 @@ class Prediction(Struct, frozen=True, kw_only=True):
     of is left out. A prediction without ``cause`` was due at its time.
     """
 
-    prediction_id: str
-    user_id: str
-    timestamp: int
-    horizon_ms: int
-    probabilities: dict[Target, float]
-    cause: Cause | None
-    model: str
-    model_version: str
+    prediction_id: Annotated[str, Meta(description="also `ce_id`")]
+    user_id: Annotated[str, Meta(description="of whom; also the key of the record")]
+    timestamp: Annotated[int, Meta(description="event time, ms since the epoch")]
+    horizon_ms: Annotated[int, Meta(description="for so long from `timestamp` on")]
+    probabilities: Annotated[dict[Target, float], Meta(description="by target, 0 to 1")]
+    cause: Annotated[
+        Cause | None,
+        Meta(description="the event that prompted it; null where it was due at its time"),
+    ]
+    model: Annotated[str, Meta(description="what predicts")]
+    model_version: Annotated[str, Meta(description="of the model")]
 
 
 class ChurnAlert(Struct, frozen=True, kw_only=True):
@@ -156,16 +188,16 @@ class ChurnAlert(Struct, frozen=True, kw_only=True):
     ``risk`` is the probability that the user buys nothing within ``horizon_ms`` of ``timestamp``.
     """
 
-    alert_id: str
-    user_id: str
-    timestamp: int
-    horizon_ms: int
-    risk: float
-    level: Literal["watch", "warning", "critical"]
-    reasons: list[str]
-    offer: str | None
-    model: str
-    model_version: str
+    alert_id: Annotated[str, Meta(description="also `ce_id`")]
+    user_id: Annotated[str, Meta(description="of whom; also the key of the record")]
+    timestamp: Annotated[int, Meta(description="event time, ms since the epoch")]
+    horizon_ms: Annotated[int, Meta(description="for so long from `timestamp` on")]
+    risk: Annotated[float, Meta(description="probability of no purchase, 0 to 1")]
+    level: Annotated[Literal["watch", "warning", "critical"], Meta(description="how grave")]
+    reasons: Annotated[list[str], Meta(description="why, in words")]
+    offer: Annotated[str | None, Meta(description="what to offer, by settings")]
+    model: Annotated[str, Meta(description="what predicts")]
+    model_version: Annotated[str, Meta(description="of the model")]
 
 
 Output = Recommendation | Prediction | ChurnAlert

@@ -12,6 +12,7 @@ candidates on the right.
 import logging
 import math
 import statistics
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-3  # between a probe's scores here and where the model was made
 TIMED_RUNS = 11
+RECENT = 16  # requests that the next model is warmed up on
+
+Asked = tuple[Sequence[int], Sequence[int], Sequence[Sequence[float]]]  # history, items, features
 
 _FATAL = 4  # what onnxruntime logs from here on; its errors are raised, and reported by us
 
@@ -58,6 +62,8 @@ class Ranker:
     ----------
     milliseconds
         The median time of a run, measured when it was loaded; NaN before.
+    recent
+        The last requests, for the model that comes next to be warmed up on.
 
     Raises
     ------
@@ -86,6 +92,7 @@ class Ranker:
             "features": self._features.reshape(1, manifest.pool, width),
         }
         self._failed = False
+        self.recent: deque[Asked] = deque(maxlen=RECENT)
 
     @classmethod
     def load(
@@ -135,6 +142,7 @@ class Ranker:
         """
         if not items:
             return ()
+        self.recent.append((history, items, features))
         token = self._tokens.get
         self._fill(
             [token(item, UNKNOWN) for item in history[-HISTORY:]],
@@ -148,6 +156,17 @@ class Ranker:
                 self._failed = True
                 logger.warning("model %s cannot answer a request: %s", self.name, _line(error))
             return (math.nan,) * len(items)
+
+    def warm_up(self, requests: Iterable[Asked]) -> None:
+        """Answer real requests, those of the model that serves; raise ModelError if that fails."""
+        for request in requests:
+            scores = self.scores(*request)
+            if not all(-SCORE_ABS_MAX <= score <= SCORE_ABS_MAX for score in scores):
+                raise ModelError(
+                    "not_finite",
+                    f"{GRAPH} answers a request of the stream with a score that is no number, or "
+                    f"beyond {SCORE_ABS_MAX:,.0f}: train the model again, and look at its loss",
+                )
 
     def _fill(
         self,

@@ -1,5 +1,6 @@
 """The benchmarks run and give well-formed figures; how good these are is theirs to report."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks import in_process, memory, ranker, report, stages
-from benchmarks.gauges import cpu_of, percentile
+from benchmarks import in_process, memory, ranker, rates, report, stages
+from benchmarks.gauges import Cores, cores, cpu_of, percentile, pinned
+from benchmarks.peers import ABOUT, Peer
 from benchmarks.workload import purchases, to_logs, with_requests
 from stream_app.event import encode
 from stream_app.pipeline import STAGES
@@ -80,6 +82,75 @@ def test_report_says_which_targets_are_met(figures: report.Figures) -> None:
     assert "rates" not in document
     text = report.to_markdown(figures)
     assert all(str(table.title) in text for table in report.tables(figures))
+
+
+def test_report_sets_peers_beside_the_worker(tmp_path: Path) -> None:
+    """Every way has its row, its guarantee and its bar; the cores are named."""
+    ratios = dict(zip((*rates.WAYS, *Peer), range(10, 0, -1), strict=False))
+    found = rates.Rates(
+        events=10,
+        requests=2,
+        outputs=3,
+        partitions=4,
+        repeats=1,
+        cores=Cores([7], [5, 6]),
+        ways={name: _way(name, ratio / 10) for name, ratio in ratios.items()},
+    )
+    figures = report.Figures(cpu="some", cores=3, load_before=0.0, rates=found)
+    text = report.to_markdown(figures)
+    for name, ratio in ratios.items():
+        assert f"| {ABOUT[name].title} | 1 | {ratio * 100:,} |" in text
+        assert f"| {ABOUT[name].title} | {ABOUT[name].guarantee} |" in text
+    said = " ".join(text.split())
+    assert "bound to core 7, Kafka and the measuring process to 5, 6." in said
+    assert f"]({report.PLOT})" in text
+    report.plot(found, tmp_path / report.PLOT)
+    assert (tmp_path / report.PLOT).stat().st_size > 0
+
+
+def _way(name: str, ratio: float) -> rates.Way:
+    run = rates.Run(ratio * 1_000, 100.0, 10.0, 3)
+    return rates.Way(
+        ABOUT[name].guarantee,
+        run.events_per_second,
+        (run.events_per_second, run.events_per_second),
+        ratio,
+        (ratio, ratio),
+        run.cpu_us,
+        run.kafka_cpu_us,
+        [run],
+    )
+
+
+def test_rounds_begin_with_different_ways() -> None:
+    """Each way runs in each round, and what takes long in the last only."""
+    plan = rates.rounds(("a", "b", rates.SLOW), 3)
+    assert plan == [
+        *((0, "a"), (0, "b")),
+        *((1, "b"), (1, "a")),
+        *((2, rates.SLOW), (2, "a"), (2, "b")),
+    ]
+
+
+def test_outputs_that_differ_are_an_error() -> None:
+    """What is missing, different or too much is counted and named."""
+    wanted = {"a": b"1", "b": b"2", "c": b"3"}
+    rates.check_same("way", dict(wanted), wanted)
+    with pytest.raises(rates.WayError, match="of 3 outputs 1 are missing and 1 differ; 2 oth"):
+        rates.check_same("way", {"a": b"1", "b": b"other", "d": b"4", "e": b"5"}, wanted)
+
+
+def test_processes_are_pinned_for_a_while() -> None:
+    """A process keeps to its cores, and what it starts meanwhile too."""
+    before = os.sched_getaffinity(0)
+    chosen = cores()
+    assert set(chosen.measured + chosen.others) == before
+    asks = "import os; print(*os.sched_getaffinity(0))"
+    with pinned(os.getpid(), chosen.measured):
+        done = subprocess.run([sys.executable, "-c", asks], capture_output=True, check=True)
+        assert os.sched_getaffinity(0) == set(chosen.measured)
+    assert list(map(int, done.stdout.split())) == chosen.measured
+    assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("names", [(), ("rerank", "emit")])

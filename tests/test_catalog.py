@@ -1,5 +1,7 @@
 """The live catalogue as it is read: what each record does to the world."""
 
+from prometheus_client import REGISTRY
+
 from stream_app.config import Settings
 from stream_app.event import Item, encode
 from stream_app.hashing import id_hash
@@ -21,7 +23,9 @@ def test_records_keep_catalogue_and_shelves_in_step() -> None:
     reader.take(b"b", encode(hidden))
     assert world.shelves.catalog["b"] == hidden
     assert world.shelves.near(id_hash("a")) == {}
+    before = REGISTRY.get_sample_value("stream_app_catalog_rejects_total") or 0
     reader.take(b"c", b"no item")
+    assert REGISTRY.get_sample_value("stream_app_catalog_rejects_total") == before + 1
     reader.take(b"b", None)
     reader.take(None, None)
     assert world.shelves.catalog == {"a": one}

@@ -3,25 +3,33 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from aiokafka import errors as kafka
+from msgspec.structs import replace
 from prometheus_client import REGISTRY
 
 from stream_app import metrics
 from stream_app.config import Settings
-from stream_app.errors import CommitError
-from stream_app.event import encode
+from stream_app.errors import CommitError, FencedError, ModelFault
+from stream_app.event import EVENT_TYPES, REJECT_REASONS, encode
+from stream_app.hashing import partition_for
 from stream_app.judge import Kind
 from stream_app.pipeline import Outputs, next_batch, process
 from stream_app.runtime.changelog import KeyValue
-from stream_app.runtime.observe import Observer
+from stream_app.runtime.observe import _PER_PARTITION, MODELS_MAX, OTHER, Observer, reason_of
 from stream_app.runtime.sink import Commit
 from stream_app.runtime.task import PartitionTask, Ports, World
+from stream_app.runtime.worker import Worker
+from stream_app.sources.synthetic import SyntheticShop
+from stream_app.sources.synthetic_shop import FIRST
+from stream_app.stages.emit import JOINED_EVENTS
 from stream_app.steps import SOURCES, Answers, Batch, Forecast, Joined, Judged, Ranked, Scored
 from tests.conftest import MINUTE_MS, START_MS, Record, context, event, fresh, request
 
 PROGRAM = Settings(app="observed", partitions=1, replay=True, commit_interval_ms=0)
+HORIZONS_MS = [PROGRAM.stages.horizon_ms(in_session=each) for each in (True, False)]
 KIND = Kind("purchase", 30 * MINUTE_MS)
 LABELS = {"target": "purchase", "horizon": "30m"}
 PARTITION = 0
@@ -131,6 +139,160 @@ def test_answers_are_counted_by_model_and_fallback(observer: Observer) -> None:
     commit(observer, outputs(ranked=ranked))
     after = [value("stream_app_answers_total", **each) for each in labels]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
+
+
+def test_models_beyond_a_few_share_a_label(observer: Observer) -> None:
+    """However many models are tried out, their names are few as labels."""
+    scored = [Scored((), f"model-{number}", "1", None) for number in range(20)]
+    before = value("stream_app_answers_total", model=OTHER, fallback="none")
+    commit(observer, outputs(ranked=[Ranked(request(), each, (), "") for each in scored]))
+    after = value("stream_app_answers_total", model=OTHER, fallback="none")
+    assert after - before == 20 - MODELS_MAX
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (FencedError("a newer owner"), "fenced"),
+        (kafka.KafkaTimeoutError(), "timeout"),
+        (kafka.RequestTimedOutError(), "timeout"),
+        (kafka.KafkaConnectionError(), "unreachable"),
+        (kafka.MessageSizeTooLargeError(), "too_large"),
+        (kafka.TopicAuthorizationFailedError(), "not_authorized"),
+        (kafka.InvalidTxnState(), "other"),
+        (None, "other"),
+    ],
+)
+def test_failed_commits_are_counted_by_reason(
+    observer: Observer, error: Exception | None, reason: str
+) -> None:
+    """What the client said becomes one of few reasons; fenced is told from failed."""
+    failed = error if isinstance(error, CommitError) else CommitError("not confirmed")
+    if failed is not error:
+        failed.__cause__ = error
+    outcome = "fenced" if reason == "fenced" else "failed"
+    names = [
+        ("stream_app_commit_failures_total", {"reason": reason}),
+        ("stream_app_commits_total", {"outcome": outcome}),
+    ]
+    before = [value(name, **labels) for name, labels in names]
+    observer.failed(failed)
+    after = [value(name, **labels) for name, labels in names]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1, 1]
+    assert reason_of(failed) == reason
+
+
+def clear() -> None:
+    """Take down the labels that other tests have set."""
+    for collector in vars(metrics).values():
+        if getattr(collector, "_labelnames", ()):
+            collector.clear()
+
+
+def series() -> dict[str, int]:
+    """Return how many series there are of each of our metrics."""
+    counts: dict[str, int] = {}
+    for family in REGISTRY.collect():
+        if family.name.startswith("stream_app_"):
+            counts[family.name] = len(family.samples)
+    return counts
+
+
+def test_what_alerts_are_about_begins_at_zero() -> None:
+    """Before anything happens, each reason, outcome, topic and level has a series, at 0."""
+    clear()
+    Observer(PROGRAM, lambda: 0)
+    for name, label, values in (
+        ("stream_app_rejects_total", "reason", REJECT_REASONS),
+        ("stream_app_records_total", "outcome", ("processed", "rejected", "duplicate", "tick")),
+        ("stream_app_commits_total", "outcome", ("confirmed", "failed", "fenced")),
+        ("stream_app_commit_failures_total", "reason", ("fenced", "timeout", "other")),
+        ("stream_app_model_refusals_total", "reason", get_args(ModelFault)),
+        ("stream_app_outputs_total", "topic", ("recommendations", "dead_letter")),
+        ("stream_app_churn_alerts_total", "level", ("watch", "warning", "critical")),
+        ("stream_app_events_total", "type", set(EVENT_TYPES) - {"tick"}),
+    ):
+        found = {each: REGISTRY.get_sample_value(name, {label: each}) for each in values}
+        assert found == dict.fromkeys(values, 0.0), name
+    labels = {"target": "churn", "horizon": "28d", "direction": "worse"}
+    assert REGISTRY.get_sample_value("stream_app_drifts_total", labels) == 0
+
+
+def weird(partitions: int) -> list[list[Record]]:
+    """Return logs with many faults, and with free text in whatever an event may hold."""
+    logs: list[list[Record]] = [[] for _ in range(partitions)]
+    shop = SyntheticShop(replace(FIRST, broken_rate=0.3, duplicate_rate=0.2, late_rate=0.1))
+    free = [
+        (
+            f"user \u2603 {number}".encode(),
+            encode(
+                event(
+                    event_id=f"x-{number}",
+                    user_id=f"user \u2603 {number}",
+                    type=("click", f"type-{number}", "share", "search")[number % 4],
+                    item_id=f"item {number}\n",
+                    category=f"category-{number}",
+                    recommendation_id=f"rec-{number}",
+                    context={f"field-{number}": f"text {number}", "position": -number},
+                    source=f"source-{number}",
+                    timestamp=START_MS + number,
+                )
+            ),
+            START_MS + number,
+        )
+        for number in range(200)
+    ]
+    for key, data, time_ms in (*free, *shop.records(3_000), (b"", b"\xff", START_MS)):
+        log = logs[partition_for(key, partitions)]
+        log.append(Record(len(log), time_ms or 0, key, data))
+    return logs
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+def test_series_are_bounded(partitions: int) -> None:
+    """Whatever records hold, a process has no more series than its partitions allow."""
+    clear()
+    observer = Observer(PROGRAM, lambda: 0)
+    timer = metrics.StageTimer()
+    kinds = {
+        *((target, ms) for target in ("purchase", "comment", "share") for ms in HORIZONS_MS),
+        ("churn", PROGRAM.stages.churn_horizon_ms),
+    }
+    cases = [Judged(*kind, 0.5, happened=happened) for kind in kinds for happened in (True, False)]
+    seen = context(PROGRAM.stages, partitions=partitions, lap=timer.lap)
+    for partition, log in enumerate(weird(partitions)):
+        state, place = fresh(), 0
+        while place < len(log):
+            batch = next_batch(state, "events", partition, log[place : place + 64], 64)
+            timer.start()
+            done = process(state, batch, seen)
+            observer.committed(batch, done, state.changes(), 0.01)
+            place += len(batch.records)
+        for gauge in _PER_PARTITION:
+            for kind in ("user", "item"):
+                gauge.labels(*(partition, kind)[: len(gauge._labelnames)]).set(1)
+        commit(observer, outputs(cases), partition)
+    joined = [
+        Joined(event, place, 255, named=named)
+        for event in sorted(JOINED_EVENTS)
+        for place in range(60)
+        for named in (True, event != "purchase")
+    ]
+    commit(observer, outputs(joined=joined))
+    models = [Ranked(request(), Scored((), f"m-{n}", "1", None), (), "") for n in range(50)]
+    commit(observer, outputs(ranked=models))
+    for _ in range(partitions):
+        observer.publish()
+    found = series()
+    assert found["stream_app_rejects"] == len(REJECT_REASONS)
+    assert found["stream_app_events"] == len(EVENT_TYPES) - 1
+    assert found["stream_app_auc"] == len(kinds) * (partitions + 1)
+    most = metrics.series_max(partitions)
+    assert 0.8 * most < sum(found.values()) <= most, found
+    for partition in range(partitions):
+        observer.forget(partition)
+    left = series()
+    assert sum(left[gauge._name] for gauge in _PER_PARTITION) == 0
 
 
 # --- a task whose commits fail now and then -------------------------------------------------------
@@ -252,3 +414,54 @@ def test_a_batch_that_was_not_confirmed_is_not_judged(monkeypatch: pytest.Monkey
     cases = sum(figures.cases for figures in observer.judge.figures(PARTITION).values())
     assert store.failed > 5
     assert cases == judged_in(store.log, settings) > 50
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_lag_is_measured_in_records_and_seconds(
+    monkeypatch: pytest.MonkeyPatch, *, replay: bool
+) -> None:
+    """Lag is the age of the oldest record that waits, 0 once all is committed; none in a replay."""
+    clear()
+    monkeypatch.setattr("stream_app.runtime.task.RETRY_SECONDS", (0.0,))
+    settings = PROGRAM.model_copy(update={"replay": replay})
+    log = sessions(2)
+    store, now_ms = Store(log), log[-1].timestamp + 5_000
+    names = ["lag_records", "lag_seconds", "stalled_seconds", "last_commit_timestamp_seconds"]
+
+    def measured(worker: Worker) -> list[float | None]:
+        worker.check()
+        return [
+            REGISTRY.get_sample_value(f"stream_app_{name}", {"partition": str(PARTITION)})
+            for name in names
+        ]
+
+    async def main() -> tuple[list[float | None], list[float | None]]:
+        ports = Ports(store, store, lambda _: store, lambda: now_ms, World(), 1, "topic-id")
+        worker = Worker(settings, ports, lambda error: pytest.fail(str(error)))
+        await worker.assign({PARTITION})
+        task = store.task = worker.tasks[PARTITION]
+        worker.start()
+        await asyncio.sleep(0)
+        worker.deliver(PARTITION, 0, log)
+        before = measured(worker)
+        for _ in range(10_000):
+            await asyncio.sleep(0)
+            if task.state is not None and not task.waiting and not task.busy:
+                break
+        after = measured(worker)
+        await worker.stop()
+        return before, after
+
+    before, after = asyncio.run(main())
+    age = (now_ms - log[0].timestamp) / 1000
+    assert before == [len(log), None if replay else age, pytest.approx(0, abs=1), None]
+    assert after == [0, None if replay else 0, 0, now_ms / 1000]
+
+
+def test_a_partition_that_is_given_up_leaves_no_gauge(observer: Observer) -> None:
+    """What a partition had to show goes with it, so that no lag stands still for ever."""
+    clear()
+    for gauge in _PER_PARTITION:
+        gauge.labels(*(1, "user")[: len(gauge._labelnames)]).set(7)
+    observer.forget(1)
+    assert all(not next(iter(gauge.collect())).samples for gauge in _PER_PARTITION)

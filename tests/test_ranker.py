@@ -10,14 +10,11 @@ from typing import Any
 
 import pytest
 from onnx import TensorProto
-from prometheus_client import REGISTRY
 
 from stream_app import manifest as manifest_module
-from stream_app.config import load as load_settings
 from stream_app.errors import ModelError
 from stream_app.hashing import id_hash
 from stream_app.ranker import TIMED_RUNS, Ranker
-from stream_app.runtime.model import load_model
 from stream_app.stages.features import HISTORY_SIZE
 from stream_app.steps import FEATURE_NAMES
 from tests import onnx_model as models
@@ -304,51 +301,3 @@ def test_one_slow_run_is_forgiven(folder: Path) -> None:
     """The median counts, so that a pause of the machine refuses no model."""
     times = itertools.chain([0.0, 5.0], itertools.count(6.0, 0.001))
     assert load(folder, clock=times.__next__).milliseconds == pytest.approx(1.0)
-
-
-# --- how a worker takes it ------------------------------------------------------------------------
-
-
-def value(metric: str, **labels: str) -> float:
-    """Return what a metric stands at."""
-    return REGISTRY.get_sample_value(metric, labels) or 0.0
-
-
-def test_worker_without_a_model_loads_none() -> None:
-    """Without the setting there is nothing to load, and nothing is refused."""
-    assert load_model(load_settings(), 4) is None
-
-
-def test_worker_says_what_it_loaded(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A loaded model stands in the log and in the metrics by name and version."""
-    caplog.set_level("INFO")
-    ranker = load_model(load_settings(model=folder, model_ms_max=1_000), 4)
-    assert ranker is not None
-    assert ranker.milliseconds > 0
-    assert value("stream_app_model_info", name=models.NAME, version=models.VERSION) == 1.0
-    assert "model tiny, version 7: 12 items, trained on made up from 2017-01-01" in caplog.text
-    assert not [entry for entry in caplog.records if entry.levelname == "WARNING"]
-
-
-def test_worker_warns_of_another_number_of_partitions(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A model that was trained with other numbers of partitions is used, with a warning."""
-    assert load_model(load_settings(model=folder, model_ms_max=1_000), 3) is not None
-    (entry,) = caplog.records
-    assert entry.levelname == "WARNING"
-    assert "was trained with 1 or 4 partitions and the topic has 3" in entry.message
-
-
-def test_worker_goes_on_when_a_model_is_refused(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A refusal is an error in the log and counted by its reason, and nothing is raised."""
-    flip_bit(folder / "ranker.onnx")
-    before = value("stream_app_model_refusals_total", reason="corrupt")
-    assert load_model(load_settings(model=folder), 4) is None
-    assert value("stream_app_model_refusals_total", reason="corrupt") == before + 1
-    (entry,) = caplog.records
-    assert entry.levelname == "ERROR"
-    assert entry.message.startswith("model refused (corrupt): ranker.onnx is not the file")
-    assert entry.message.endswith("The formula ranks")

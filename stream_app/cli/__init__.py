@@ -1,4 +1,4 @@
-"""The command line: ``stream-app worker | topics | produce | watch | user | demo``.
+"""The command line: ``stream-app worker | topics | produce | watch | user | demo`` and more.
 
 A command is a function of a module here, which reads the settings first, so a wrong one is named
 before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported
@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.console import Console
 
-from stream_app.cli import demo, look, produce, topics, worker
+from stream_app.cli import dead_letters, demo, look, produce, report, schema, topics, worker
 from stream_app.errors import StreamAppError
 
 app = typer.Typer(
@@ -26,6 +26,9 @@ app.add_typer(topics.app, name="topics")
 app.command()(produce.produce)
 app.command()(look.watch)
 app.command()(look.user)
+app.command()(report.report)
+app.command()(schema.schema)
+app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(demo.demo)
 
 

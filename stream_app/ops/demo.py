@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from stream_app.clock import monotonic_seconds
 from stream_app.config import Settings, load
@@ -31,6 +32,7 @@ from stream_app.ops.demo_shops import SHOPS, ShopName
 from stream_app.ops.demo_story import Story
 from stream_app.ops.demo_view import Lines, Picture, Progress, Silence, View, outcome
 from stream_app.ops.demo_worker import SETTINGS, Counts, DemoWorker, WorkerError
+from stream_app.ops.report import Order, measured, write
 from stream_app.runtime.topics import create
 from stream_app.sources import Record
 from stream_app.sources.produce import ProduceSettings, produce
@@ -60,6 +62,7 @@ def run(
     shop: ShopName = "completejourney",
     as_json: bool = False,
     keep: bool = False,
+    page: Path | None = None,
 ) -> int:
     """Run the demo and return its exit code.
 
@@ -73,6 +76,8 @@ def run(
         Print one JSON object and nothing else.
     keep
         Leave broker and worker up until Ctrl-C.
+    page
+        Where the report goes; None for none.
 
     Raises
     ------
@@ -90,14 +95,15 @@ def run(
         with _interruptible() as interrupt, ExitStack() as stack:
             demo = _Demo(stack, view, shop, interrupt)
             accounts, result = demo.play(limit)
+            if not as_json:
+                console.print(outcome(result, accounts.counts, demo.story))
+            result = demo.report(page, result, errors)
             if as_json:
                 console.out(msgspec.json.encode(result).decode(), highlight=False)
-            else:
-                console.print(outcome(result, accounts.counts, demo.story))
             for fault in accounts.faults():
                 errors.print(f"stream-app: {fault}", style="red", markup=False)
             if not as_json:
-                _suggest(console, demo, keep=keep)
+                _suggest(console, demo, result, keep=keep)
             if keep:
                 demo.keep()
             return 1 if accounts.faults() else 0
@@ -149,11 +155,12 @@ class _Demo:
         self.broker = EmbeddedBroker(self._folder)
         self._worker: DemoWorker | None = None
         self._threads: tuple[Feed, Replies] | None = None
+        self._settings: Settings | None = None
 
     def play(self, limit: int | None) -> tuple[Accounts, Result]:
         """Run from the start to even accounts, or to those that stay uneven."""
         with self._view:
-            settings = self._open()
+            settings = self._settings = self._open()
             feed, reader = self._load(settings, limit)
             self._until("waiting for the worker", self._is_ready)
             self._learn_what_ranks()
@@ -176,6 +183,24 @@ class _Demo:
             self._progress = msgspec.structs.replace(self._progress, events_rate=rate)
             self._show("done", last=True)
         return accounts, result
+
+    def report(self, page: Path | None, result: Result, errors: Console) -> Result:
+        """Write the page, if one is wanted; return the result with where it is."""
+        if page is None or self._settings is None or self._worker is None or self._threads is None:
+            return result
+        latencies_ms = self._threads[1].latencies_ms
+        order = Order(
+            out=page,
+            metrics=[self._worker.metrics_url],
+            counted_from_ms=self.story.counted_from_ms,
+            measured=measured(self._progress.title, result.events_per_second, latencies_ms),
+        )
+        try:
+            write(self._settings, order)
+        except StreamAppError as error:
+            errors.print(f"stream-app: {error}", style="red", markup=False)
+            return result
+        return msgspec.structs.replace(result, report=str(page))
 
     def keep(self) -> None:
         """Wait for Ctrl-C, which now is how to end, or for the end of a process."""
@@ -338,8 +363,10 @@ def _limit(events: str) -> int | None:
     return number
 
 
-def _suggest(console: Console, demo: _Demo, *, keep: bool) -> None:
-    """Print what to try next."""
+def _suggest(console: Console, demo: _Demo, result: Result, *, keep: bool) -> None:
+    """Print where the report is and what to try next."""
+    if result.report is not None:
+        console.print(f"\nThe report with pictures is in [b]{escape(result.report)}[/]")
     if not keep:
         console.print(
             "\nTo look around in it, run it with [b]--keep[/] (make demo ARGS=--keep): broker and "

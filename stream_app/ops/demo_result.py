@@ -76,6 +76,7 @@ class Result(msgspec.Struct, frozen=True):
     ``judged`` are of each target, of the horizon judged most; None while cases cannot tell.
     ``model`` is None where the formula ranks, and then ``fallback_answers`` has all. Hits are
     counted from ``hits_counted_from`` on, in RFC 3339; None means from the first event on.
+    ``report`` is where the page with pictures is, None without one.
     """
 
     consumed: int
@@ -96,6 +97,7 @@ class Result(msgspec.Struct, frozen=True):
     model_answers: int
     fallback_answers: int
     hits_counted_from: str | None
+    report: str | None = None
 
     @classmethod
     def of(

@@ -99,7 +99,7 @@ class Counts(msgspec.Struct, frozen=True):
                     sums[field] = sums.get(field, 0.0) + value
                 elif sample.name == "stream_app_model_info":
                     model = labels["name"], labels["version"]
-                elif sample.name == "stream_app_model_refusals_total":
+                elif sample.name == "stream_app_model_refusals_total" and value:
                     refusal = labels["reason"]
         quality = [_quality(kind, figures) for kind, figures in kinds.items()]
         quality.sort(key=lambda each: (-each.judged, -each.sent))
@@ -210,6 +210,11 @@ class DemoWorker(Child):
     def ready(self) -> bool:
         """Whether it processes every partition."""
         return self._get("/readyz") is not None
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are."""
+        return f"http://127.0.0.1:{self._port}/metrics"
 
     def counts(self) -> Counts | None:
         """Return what it has done so far; None when it does not answer in time."""

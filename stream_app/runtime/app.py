@@ -27,7 +27,8 @@ from stream_app.errors import ConfigError, StreamAppError, TopicError
 from stream_app.pipeline import Outputs
 from stream_app.runtime.catalog import CatalogReader
 from stream_app.runtime.changelog import KafkaReader
-from stream_app.runtime.model import load_model
+from stream_app.runtime.model import ModelKeeper
+from stream_app.runtime.shadow import Shadow
 from stream_app.runtime.sink import BatchSink, KafkaProducer, Sink, Target, TransactionalSink
 from stream_app.runtime.task import Ports, World
 from stream_app.runtime.topics import Topology, topology
@@ -147,6 +148,9 @@ class StreamApp(BatchApp):
         self.settings = settings
         self.described = described
         self.world = World()
+        self.models = ModelKeeper(
+            settings, described.partitions[settings.topic("events")], self.world
+        )
         self.catalog = CatalogReader(settings, described, self.world)
         self.heartbeat = 0.0
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,16 +163,18 @@ class StreamApp(BatchApp):
             world=self.world,
             partitions=described.partitions[source],
             topic_id=described.source_id,
-            on_outputs=on_outputs,
+            on_outputs=self._told,
         )
+        self._shadow, self._on_outputs = Shadow(settings, self.world), on_outputs
         self.worker = Worker(settings, ports, self.fail)
         events = BatchTopic(self, topics=[source], maxsize=16)
         self.agent(events, name="dispatch")(self._dispatch)
 
-    async def load_model(self) -> None:
-        """Load the ranking model, if there is one; call it before anything is processed."""
-        partitions = self.described.partitions[self.settings.topic("events")]
-        self.world.ranker = await asyncio.to_thread(load_model, self.settings, partitions)
+    def _told(self, outputs: Outputs) -> None:
+        """Take note of a committed batch."""
+        self._shadow.committed(outputs)
+        if self._on_outputs is not None:
+            self._on_outputs(outputs)
 
     async def _dispatch(self, stream: Any) -> None:
         """Hand each batch to the task that owns its partition."""
@@ -301,10 +307,12 @@ async def serve(
     beside = [_task(app, app.catalog.run())]
     main = asyncio.ensure_future(stopping.wait())
     try:
-        await _first(app, app.load_model(), main)
+        await _first(app, app.models.start(), main)
         await _first(app, app.catalog.complete.wait(), main)
         if not stopping.is_set():
-            beside += [_task(app, app.watch()), _task(app, app.write_ticks())]
+            beside += [
+                _task(app, each) for each in (app.watch(), app.write_ticks(), app.models.run())
+            ]
             await _first(app, app.start(), main)
             await _first(app, main)
     finally:

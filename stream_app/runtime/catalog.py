@@ -6,6 +6,7 @@ import logging
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from stream_app import metrics
 from stream_app.config import Settings
 from stream_app.event import Item
 from stream_app.runtime.task import World
@@ -43,6 +44,7 @@ class CatalogReader:
         self._brokers = settings.brokers
         self._where = [TopicPartition(topic, p) for p in range(topology.partitions[topic])]
         self._world = world
+        self._newest_ms = 0
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -62,6 +64,9 @@ class CatalogReader:
                 for records in fetched.values():
                     for record in records:
                         self.take(record.key, record.value)
+                    self._newest_ms = max([self._newest_ms, *(each.timestamp for each in records)])
+                metrics.CATALOG_ITEMS.set(len(self._world.shelves.catalog))
+                metrics.CATALOG_UPDATED.set(self._newest_ms / 1000)
                 positions = [await consumer.position(where) for where in self._where]
                 self._world.version = str(sum(positions))
                 ends = [consumer.highwater(where) for where in self._where]
@@ -82,6 +87,7 @@ class CatalogReader:
         try:
             item = _DECODER.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            metrics.CATALOG_REJECTS.inc()
             logger.warning("catalogue: the record %r is not an item: %s", key, error)
         else:
             self._world.shelves.put(item)

@@ -72,12 +72,14 @@ class Source(Protocol):
 class World(msgspec.Struct):
     """What comes from outside the log: the catalogue, as far as it has been read, and the model.
 
-    ``version`` is the catalogue's; without a ``ranker`` the formula ranks.
+    ``version`` is the catalogue's; without a ``ranker`` the formula ranks. The ``shadow`` is a
+    model that is compared with it and answers nothing.
     """
 
     shelves: Shelves = msgspec.field(default_factory=Shelves)
     version: str = "0"
     ranker: Scorer | None = None
+    shadow: Scorer | None = None
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -135,6 +137,7 @@ class PartitionTask:
         self._paused = False
         self._seek_needed = False
         self._last_commit = 0.0
+        self._committed_ms: int | None = None  # timestamp of the last committed record
         self._timer = metrics.StageTimer()
         self.progress = asyncio.get_running_loop().time()  # of the last confirmed commit
         self.last_record = self.progress
@@ -148,6 +151,11 @@ class PartitionTask:
     def waiting(self) -> int:
         """Records that were delivered and are not committed."""
         return len(self._pending)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """Timestamp of the oldest record that waits; if none has come, of the last committed."""
+        return self._pending[0].timestamp if self._pending else self._committed_ms
 
     async def open(self) -> int:
         """Fence earlier owners, restore unless memory is still valid, and return the position.
@@ -221,10 +229,9 @@ class PartitionTask:
                 if await self._step():
                     failures = 0
             except CommitError as error:
-                fenced = isinstance(error, FencedError)
-                metrics.COMMITS.labels("fenced" if fenced else "failed").inc()
+                self._observer.failed(error)
                 delay = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
-                if fenced:
+                if isinstance(error, FencedError):
                     # Either this worker has lost the partition and will be told so, or it is its
                     # rightful owner; a session timeout decides which.
                     delay = self._settings.session_timeout_seconds
@@ -270,6 +277,8 @@ class PartitionTask:
             for _ in batch.records:
                 self._pending.popleft()
         self.progress = loop.time()
+        if batch.records:
+            self._committed_ms = batch.records[-1].timestamp
         self._observer.committed(batch, outputs, changes, loop.time() - started)
         if self._ports.on_outputs is not None:
             self._ports.on_outputs(outputs)

@@ -143,21 +143,32 @@ class Worker:
         self._observer.publish()
         for partition, task in self.tasks.items():
             lag = self.lag(partition)
-            metrics.LAG.labels(partition).set(lag)
-            if task.state is not None:
-                metrics.POSITION.labels(partition).set(task.state.ledger.position)
-                for kind, count in task.state.sizes.items():
-                    metrics.ROWS.labels(partition, kind).set(count)
+            self._measure(task, lag)
             if task.status in (Status.ASSIGNED, Status.FENCED, Status.REVOKED):
                 continue  # restoring a large state is no stall
             if not lag and task.status is Status.PROCESSING:
                 task.progress = now
             # A dropped task has a batch that was not confirmed, though nothing waits in its queue.
-            elif now - task.progress > self.settings.stall_seconds:
+            stalled = now - task.progress
+            metrics.STALLED_SECONDS.labels(partition).set(stalled)
+            if stalled > self.settings.stall_seconds:
                 raise StalledError(
                     f"partition {partition}: records wait and nothing was committed for "
-                    f"{now - task.progress:.0f} s; restart the worker"
+                    f"{stalled:.0f} s; restart the worker"
                 )
+
+    def _measure(self, task: PartitionTask, lag: int) -> None:
+        """Set the gauges of a partition."""
+        partition = task.partition
+        metrics.LAG.labels(partition).set(lag)
+        oldest_ms = task.oldest_ms
+        if not self.settings.replay and (oldest_ms is not None or not lag):
+            age_ms = self.ports.now_ms() - oldest_ms if lag and oldest_ms is not None else 0
+            metrics.LAG_SECONDS.labels(partition).set(max(age_ms, 0) / 1000)
+        if task.state is not None:
+            metrics.POSITION.labels(partition).set(task.state.ledger.position)
+            for kind, count in task.state.sizes.items():
+                metrics.ROWS.labels(partition, kind).set(count)
 
     def positions(self) -> dict[int, int]:
         """Return the confirmed position of each partition that is being processed."""

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -12,11 +13,12 @@ import pytest
 from benchmarks.harness import Expected, Log, oracle, output_id, read_log
 from stream_app.event import Recommendation
 from stream_app.ops.demo_child import free_port
+from stream_app.registry import Registry
 from stream_app.runtime import topics
 from stream_app.stages.score import FORMULA_NAME
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
-from tests.onnx_model import NAME, VERSION, flip_bit, write_model
+from tests.onnx_model import NAME, POOL, VERSION, flip_bit, write_model
 
 LOGICAL = ("recommendations", "predictions", "churn_alerts", "dead_letter")
 REFUSED = 'stream_app_model_refusals_total{reason="corrupt"} 1.0'
@@ -29,6 +31,14 @@ def get(port: int, path: str) -> str:
             return str(answer.read().decode())
     except OSError:  # nobody listens yet, or the answer is an error
         return ""
+
+
+def until(stage: Scene, port: int, text: str) -> None:
+    """Wait until the metrics of a worker say something."""
+    deadline = time.monotonic() + 60
+    while text not in get(port, "/metrics"):
+        assert time.monotonic() < deadline, stage.said()
+        time.sleep(0.2)
 
 
 async def read_results(stage: Scene) -> tuple[Expected, dict[str, list[Log]]]:
@@ -100,3 +110,59 @@ def _check_answers(records: list[Log]) -> None:
     for partition in range(PARTITIONS):
         models = [each.model for each in answers if each.cause.partition == partition]
         assert models == sorted(models, key=lambda name: name != NAME)
+
+
+@pytest.mark.timeout(240)
+def test_swaps_under_load_lose_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
+    """Models are promoted, refused, rolled back and shadowed while events come: all is exact.
+
+    Each partition is ranked by one model after another, in the order in which they were promoted,
+    and the damaged one between them ranks nothing.
+    """
+    stage = scene(kafka.bootstrap, "swap", tmp_path)
+    registry = Registry(str(tmp_path / "registry"))
+    item_ids = [f"item-{n}" for n in range(600)]
+    releases = {
+        version: registry.publish(
+            write_model(tmp_path / version, item_ids=item_ids, version=version), POOL
+        )
+        for version in "123"
+    }
+    flip_bit(tmp_path / "registry" / releases["2"].place / "ranker.onnx")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    registry.promote(releases["1"], at)
+    port = free_port()
+    worker = stage.worker(
+        STREAM_APP_METRICS_PORT=str(port),
+        STREAM_APP_REGISTRY=registry.url,
+        STREAM_APP_REGISTRY_SECONDS="0.2",
+        STREAM_APP_MODEL_MS_MAX="1000",
+    )
+    worker.start()
+    count = len(stage.send(2_000, seed=1))
+    assert stage.wait(500) >= 500, stage.said()
+    registry.promote(releases["2"], at)
+    count += len(stage.send(1_000, seed=2))
+    until(stage, port, REFUSED)
+    registry.promote(releases["3"], at)
+    registry.set_shadow(releases["1"])
+    until(stage, port, f'stream_app_model_info{{name="{NAME}",version="3"}} 1.0')
+    count += len(stage.send(2_000, seed=3))
+    assert stage.wait(count) == count, stage.said()
+    shadowed = get(port, "/metrics")
+    assert 'stream_app_shadow_requests_total{outcome="compared"}' in shadowed
+    assert worker.end() == 0, stage.said()
+
+    expected, seen = asyncio.run(read_results(stage))
+    ids = [output_id(record) for records in seen.values() for record in records]
+    assert sorted(ids) == sorted(expected.outputs)
+    answers = [
+        msgspec.json.decode(record.value, type=Recommendation)
+        for record in seen["recommendations"]
+        if record.value
+    ]
+    answers.sort(key=lambda answer: (answer.cause.partition, answer.cause.offset))
+    assert {(each.model, each.model_version) for each in answers} == {(NAME, "1"), (NAME, "3")}
+    for partition in range(PARTITIONS):
+        versions = [each.model_version for each in answers if each.cause.partition == partition]
+        assert versions == sorted(versions)

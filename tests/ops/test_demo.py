@@ -39,7 +39,7 @@ END_SECONDS_MAX = 30.0
 KEYS = (
     "consumed processed rejected duplicate recommendations predictions churn_alerts auc judged "
     "events_per_second latency_ms_p50 latency_ms_p99 latency_samples seconds "
-    "model model_answers fallback_answers hits_counted_from"
+    "model model_answers fallback_answers hits_counted_from report"
 )
 
 EVEN = Counts(
@@ -57,7 +57,10 @@ EVEN = Counts(
 def start(*arguments: str) -> "subprocess.Popen[str]":
     """Start a demo."""
     return subprocess.Popen(
-        [*COMMAND, "3000", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "3000", "--no-report", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -117,6 +120,8 @@ def result_of(*arguments: str, model: Path | None = None) -> dict[str, Any]:
     environment = dict(os.environ)
     if model is not None:
         environment |= {"STREAM_APP_MODEL": str(model), "STREAM_APP_MODEL_MS_MAX": "1000"}
+    if "--report" not in arguments:
+        arguments = (*arguments, "--no-report")
     command = [*COMMAND, *arguments, "--json"]
     done = subprocess.run(
         command,
@@ -151,13 +156,22 @@ def test_demo_accounts_for_every_event() -> None:
     assert (result["auc"]["share"], result["judged"]["share"]) == (None, 0), "nobody shares here"
 
 
-def test_demo_of_the_drawn_shop_closes_the_loop() -> None:
-    """What users do about recommendations is in the log too, and the accounts are still even."""
-    result = result_of("6000", "--shop", "synthetic")
+def test_demo_of_the_drawn_shop_closes_the_loop(tmp_path: Path) -> None:
+    """What users do about recommendations is in the log too, and the accounts are still even.
+
+    The report counts what the worker does, repeats and broken records among it.
+    """
+    page = tmp_path / "report.html"
+    result = result_of("6000", "--shop", "synthetic", "--report", str(page))
     assert result["consumed"] > 6_000, "the reactions come on top"
     assert result["rejected"] > 0, "some records are broken"
     assert result["duplicate"] > 0
     assert all(result["judged"][target] > 0 for target in ("purchase", "comment", "share"))
+    assert result["report"] == str(page)
+    text = page.read_text(encoding="utf-8")
+    assert "The workers asked count the same: nothing is lost or counted twice." in text
+    assert f"{result['duplicate']:,} duplicate" in text
+    assert f"{result['rejected']:,} rejected" in text
     assert (result["model"], result["model_answers"], result["hits_counted_from"]) == (
         None,
         0,
@@ -178,7 +192,7 @@ def test_demo_with_a_refused_model_says_so(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     flip_bit(model / "ranker.onnx")
     done = subprocess.run(
-        [*COMMAND, "3000"],
+        [*COMMAND, "3000", "--report", str(tmp_path / "no folder" / "report.html")],
         capture_output=True,
         text=True,
         timeout=RUN_SECONDS_MAX,
@@ -190,6 +204,7 @@ def test_demo_with_a_refused_model_says_so(tmp_path: Path) -> None:
     (said,) = (line for line in lines if "refused" in line)
     assert said.endswith("the worker refused its ranking model (corrupt): the formula ranks")
     assert "by the model" not in done.stdout
+    assert "there is no folder" in done.stderr, "a report that cannot be written does not fail it"
     assert re.search(r"by the formula +│ +[1-9]", done.stdout)
 
 
@@ -453,6 +468,7 @@ stream_app_answers_total{fallback="none",model="tiny"} 8.0
 stream_app_answers_total{fallback="linear-formula",model="linear-formula"} 2.0
 stream_app_model_info{name="tiny",version="7"} 1.0
 stream_app_model_refusals_total{reason="too_slow"} 1.0
+stream_app_model_refusals_total{reason="corrupt"} 0.0
 """
 
 

@@ -1,0 +1,49 @@
+"""``python -m models publish | promote | roll-back | shadow | list``, as one types them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.onnx_model import NAME, flip_bit, write_model
+
+
+def models(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the models."""
+    return subprocess.run(
+        [sys.executable, "-m", "models", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_model_is_published_promoted_and_rolled_back(tmp_path: Path) -> None:
+    """The commands say what they did, and `list --json` says what serves."""
+    where = ("--registry", str(tmp_path / "registry"))
+    for version in ("1", "2"):
+        folder = write_model(tmp_path / version, version=version)
+        assert models("publish", str(folder), *where, "--promote").returncode == 0
+    assert models("shadow", NAME, "1", *where).stdout == "tiny 1 is in the shadow\n"
+    listed = json.loads(models("list", *where, "--json").stdout)
+    assert [each["version"] for each in listed["releases"]] == ["1", "2"]
+    assert listed["served"]["promotions"][-1]["release"]["version"] == "2"
+    assert listed["served"]["shadow"]["version"] == "1"
+    assert models("roll-back", *where).stdout == "tiny 1 serves again\n"
+    assert models("promote", NAME, "2", *where).stdout == "tiny 2 serves now\n"
+
+
+def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    """A damaged model and an unknown release are refused with what to do, and the exit code 2."""
+    where = ("--registry", str(tmp_path / "registry"))
+    folder = write_model(tmp_path / "model")
+    flip_bit(folder / "ranker.onnx")
+    for arguments, said in (
+        (("publish", str(folder)), "is not the file that manifest.json names"),
+        (("promote", NAME, "9"), "has no release tiny 9: publish it first"),
+    ):
+        result = models(*arguments, *where)
+        assert result.returncode == 2
+        assert said in result.stderr.replace("\n", " ")
+        assert "Traceback" not in result.stderr
