@@ -219,6 +219,8 @@ def _begin(settings: StageSettings) -> None:
         (metrics.COMMIT_FAILURES, (_FENCED, *_FAILURES, OTHER)),
         (metrics.MODEL_REFUSALS, get_args(ModelFault)),
         (metrics.CHURN_ALERTS, ("watch", "warning", "critical")),
+        (metrics.SHADOW_REQUESTS, ("compared", "failed")),
+        (metrics.SHADOW_PURCHASES, ("both", "served", "shadow", "neither")),
     ):
         for value in values:
             counter.labels(value)
