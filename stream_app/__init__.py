@@ -6,6 +6,10 @@ The house, its rooms in the order that an event passes through them::
     sources/            where events come from
       completejourney.py  the real shop of the demo
       jsonl.py            events in our own schema, a line each
+      mapping.py          other shops' rows, made events as a TOML file says (mappings/ has ready
+                          ones): mapping_spec.py checks the file, mapping_fields.py finds fields,
+                          mapping_values.py and mapping_times.py make them ours
+      rows.py             the rows of CSV, JSON lines and parquet
       synthetic.py        a seeded shop whose truth is known: synthetic_shop.py sets it up,
                           synthetic_truth.py knows what is probable, synthetic_catalog.py stocks it,
                           synthetic_visit.py plays its users, synthetic_faults.py breaks records
