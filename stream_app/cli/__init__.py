@@ -1,4 +1,4 @@
-"""The command line: ``stream-app worker | topics | produce | watch | user | demo``.
+"""The command line: ``stream-app worker | topics | produce | mapping | catalog | watch | ...``.
 
 A command is a function of a module here, which reads the settings first, so a wrong one is named
 before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported
@@ -8,7 +8,7 @@ when it runs: Faust alone takes half a second.
 import typer
 from rich.console import Console
 
-from stream_app.cli import demo, look, produce, topics, worker
+from stream_app.cli import catalog, demo, look, mapping, produce, topics, worker
 from stream_app.errors import StreamAppError
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.command()(worker.worker)
 app.add_typer(topics.app, name="topics")
 app.command()(produce.produce)
+app.add_typer(mapping.app, name="mapping")
+app.add_typer(catalog.app, name="catalog")
 app.command()(look.watch)
 app.command()(look.user)
 app.command()(demo.demo)

@@ -64,16 +64,32 @@ from stream_app.sources.mapping_spec import (
     OTHERS,
     SKIP,
     TIME_FIELDS,
-    CurrencySpec,
     MappingSpec,
     parse_spec,
 )
 from stream_app.sources.mapping_times import time_reader
-from stream_app.sources.mapping_values import CONVERT, Field, Misfit, as_text, check_id, typed
+from stream_app.sources.mapping_values import (
+    CONVERT,
+    Field,
+    Misfit,
+    as_currency,
+    as_text,
+    check_id,
+    exchange,
+    typed,
+)
 from stream_app.sources.rows import read_rows
 from stream_app.stages.decode import REQUIRED
 
-__all__ = ["Mapping", "MappingSpec", "Misfit", "load_mapping", "parse_mapping", "ready_mappings"]
+__all__ = [
+    "Mapping",
+    "MappingSpec",
+    "Misfit",
+    "load_mapping",
+    "mapping_text",
+    "parse_mapping",
+    "ready_mappings",
+]
 
 FOLDER = Path(__file__).with_name("mappings")
 
@@ -227,7 +243,7 @@ class Mapping:
         if self.catalog:
             self._enrich(fields)
         if self.spec.currency is not None:
-            _exchange(fields, self.spec.currency)
+            exchange(fields, self.spec.currency.to, self.spec.currency.rates)
         event: Event = typed(fields, Event)
         for name in REQUIRED[kind]:
             if getattr(event, name) is None:
@@ -272,6 +288,8 @@ class Mapping:
         convert: Any = as_text
         if name in TIME_FIELDS:
             convert = self._read_time
+        elif name == "currency":
+            convert = as_currency
         elif name in CONVERT and (of_item or name != "category"):
             by_field = CONVERT[name]
 
@@ -313,24 +331,43 @@ def load_mapping(name_or_path: str | Path) -> Mapping:
     ... })[0].price
     35.79
     """
-    text = str(name_or_path)
-    path = Path(text)
-    if path.suffix != ".toml" and len(path.parts) == 1:
-        path = FOLDER / f"{text}.toml"
-        if not path.is_file():
-            ready = ", ".join(ready_mappings())
-            raise ConfigError(f"there is no mapping {text!r}: give {ready}, or a path to a .toml")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{path}: {reason}") from error
-    return parse_mapping(content, path)
+    path = _path(str(name_or_path))
+    return parse_mapping(_read(path), path)
+
+
+def mapping_text(name: str) -> str:
+    """Return a mapping as it stands in its file.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    return _read(_path(name))
 
 
 def ready_mappings() -> list[str]:
     """Return the names of the mappings that come with the program."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def _path(text: str) -> Path:
+    """Return the file of a ready mapping, or the one that a path names."""
+    path = Path(text)
+    if path.suffix == ".toml" or len(path.parts) != 1:
+        return path
+    if text not in ready_mappings():
+        ready = ", ".join(ready_mappings())
+        raise ConfigError(f"there is no mapping {text!r}: give {ready}, or a path to a .toml")
+    return FOLDER / f"{text}.toml"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{path}: {reason}") from error
 
 
 def parse_mapping(content: str, path: Path) -> Mapping:
@@ -353,16 +390,3 @@ def parse_mapping(content: str, path: Path) -> Mapping:
         except Misfit as misfit:
             raise ConfigError(f"{file}, row {number}: {misfit}") from misfit
     return Mapping(path.stem, spec, str(path), items)
-
-
-def _exchange(fields: dict[str, Any], currency: CurrencySpec) -> None:
-    """Convert the price, and say so in the currency."""
-    given = fields.get("currency")
-    if given == currency.to or "price" not in fields:
-        return
-    rate = currency.rates.get(given or "")
-    if rate is None:
-        known = ", ".join((currency.to, *currency.rates))
-        raise Misfit("currency", given, f"[currency] converts from {known} only")
-    fields["price"] = round(fields["price"] * rate, 6)
-    fields["currency"] = currency.to

@@ -20,6 +20,8 @@ _GROUPED = {
 }
 # Where msgspec says that a fault is.
 _AT = re.compile(r" - at `\$\.?([^`]*)`")
+# What may stand about a number.
+_MONEY = " \u00a0$€£¥"
 # Longer text is cut where a message shows it.
 _SHOWN_CHARACTERS = 60
 
@@ -112,6 +114,11 @@ def as_text(value: object) -> str:
     return str(value)
 
 
+def as_currency(value: object) -> str:
+    """Return a currency's code, in capitals: some write usd."""
+    return as_text(value).upper()
+
+
 def as_number(value: object, field: Field) -> float:
     """Return a number, scaled; raises ValueError for what is none."""
     if isinstance(value, str):
@@ -130,6 +137,7 @@ def as_number(value: object, field: Field) -> float:
 
 def _plain_number(text: str, decimal: str) -> str:
     """Return a number as Python reads it; marks of thousands go where they stand as such."""
+    text = text.strip(_MONEY)
     other = "," if decimal == "." else "."
     if other in text or decimal == ",":
         if not _GROUPED[other].fullmatch(text):
@@ -182,6 +190,25 @@ def check_id(name: str, text: str | None) -> None:
     """Raise for an id that is there and cannot be one."""
     if text is not None and (text.isspace() or not text.isprintable()):
         raise Misfit(name, text, "an id must be printable and not blank")
+
+
+def exchange(fields: dict[str, Any], to: str, rates: Mapping[str, float]) -> None:
+    """Convert the price to another currency, and say so in the currency.
+
+    Raises
+    ------
+    Misfit
+        When no rate is known.
+    """
+    given = fields.get("currency")
+    if given == to or "price" not in fields:
+        return
+    rate = rates.get(given or "")
+    if rate is None:
+        known = ", ".join((to, *rates))
+        raise Misfit("currency", given, f"[currency] converts from {known} only")
+    fields["price"] = round(fields["price"] * rate, 6)
+    fields["currency"] = to
 
 
 def _shown(value: object) -> Any:

@@ -17,9 +17,9 @@ import msgspec
 from stream_app.errors import ConfigError
 
 RowSource = Literal["csv", "jsonl", "parquet"]
-# A row's number in its file, from 1 (of text, its line), the row, and what is wrong with it, if
-# anything is; the row then holds the line as it is.
-NumberedRow = tuple[int, dict[str, Any], str | None]
+# A row's number in its file, from 1 (of text, its line), or where it stands in a topic; the row;
+# and what is wrong with it, if anything is: it then holds the line as it is.
+NumberedRow = tuple[int | str, dict[str, Any], str | None]
 
 _SUFFIXES: dict[str, RowSource] = {
     ".csv": "csv",
