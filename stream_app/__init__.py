@@ -56,7 +56,8 @@ The house, its rooms in the order that an event passes through them::
       mapping.py          the same of other shops' rows   catalog.py   their items
       broker.py           the demo's embedded broker
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
-                          demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
+                          demo_shops.py and demo_feed.py feed it, demo_own.py with a file of your
+                          own, demo_ranking.py says what ranks,
                           demo_story.py, demo_view.py, demo_learned.py and demo_result.py show it
     metrics.py          every Prometheus collector
     config.py           settings         errors.py   what can go wrong, who acts
