@@ -124,6 +124,8 @@ class Paths:
                 f"each = ['{path[: path.index('[]') + 2]}']"
             )
         steps: list[tuple[str, str | None]] = []
+        if ".".join(_parts(rest)) != rest:
+            raise ValueError(f"path {path!r}: names with dots between them are needed")
         for part in _parts(rest):
             match = _STEP.fullmatch(part)
             if match is None:

@@ -136,7 +136,9 @@ class MappedRecords:
         except Misfit as misfit:
             named = tally.misfit(place, misfit)
             if self._strict:
-                raise StrictError(f"{named}: mend the row or {self.mapping.place}") from misfit
+                raise StrictError(
+                    f"{named}: mend the row or {self.mapping.place}; what stands before it was sent"
+                ) from misfit
             return [_letter(self.mapping, named, row, self._newest_ms)]
         tally.events += len(events)
         tally.rows_skipped += not events

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -73,27 +74,39 @@ def parse_spec(content: str, place: str) -> MappingSpec:
         table = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{place}: no TOML: {error}") from error
-    try:
-        spec = msgspec.convert(table, MappingSpec)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{place}: {_explained(str(error))}") from error
+    spec: MappingSpec = _converted(table, place)
     faults = [*_field_faults(spec), *_other_faults(spec)]
     if faults:
         raise ConfigError(f"{place}: {'; '.join(faults)}")
     return spec
 
 
-def _explained(error: str) -> str:
-    """Return msgspec's complaint with the key first and what is allowed behind."""
+def _converted(table: dict[str, Any], place: str) -> Any:
+    """Return the description in a table; one field at a time first, so that errors name it."""
+    at = ""
+    kinds: dict[str, Any] = {"types": str | TypeRule}
+    try:
+        for name in ("event", "item", "context", "types"):
+            fields = table.get(name)
+            for key, value in fields.items() if isinstance(fields, dict) else ():
+                at = f"{name}.{key}"
+                msgspec.convert(value, kinds.get(name, FieldSpec))
+        at = ""
+        return msgspec.convert(table, MappingSpec)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{place}: {_explained(str(error), at)}") from error
+
+
+def _explained(error: str, at: str) -> str:
+    """Return msgspec's complaint about a table with the key first and what is allowed behind."""
     match = _AT.search(error)
-    place = match[1] if match else ""
+    place = ".".join(filter(None, (at, match[1] if match else "")))
     sentence = _AT.sub("", error)
-    tables = {"": MappingSpec, "time": TimeSpec, "currency": CurrencySpec}
-    table = tables.get(place, TypeRule if place.startswith("types") else Field)
     if "unknown field" in sentence:
-        allowed = ", ".join(table.__struct_fields__)
-        key = sentence.split("`")[1]
-        return f"{f'{place}.' if place else ''}{key}: there is no such key: {allowed}"
+        tables = {"": MappingSpec, "time": TimeSpec, "currency": CurrencySpec}
+        table = tables.get(place, TypeRule if place.startswith("types") else Field)
+        key = ".".join(filter(None, (place, sentence.split("`")[1])))
+        return f"{key}: there is no such key: {', '.join(table.__struct_fields__)}"
     return f"{place or 'the file'}: {sentence[0].lower()}{sentence[1:]}"
 
 
