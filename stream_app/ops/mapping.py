@@ -1,5 +1,6 @@
 """``produce`` and ``mapping check`` of other shops' rows: a bar, exact counts, what did not fit."""
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -139,7 +140,7 @@ def _from_topic(
     mapping: Mapping,
     dated: Callable[[Iterator[Record | None]], Iterable[Record | None]],
 ) -> MappedResult:
-    """Produce events of another topic's records; Ctrl-C ends following."""
+    """Produce events of another topic's records; Ctrl-C or a polite kill ends it in order."""
     assert order.topic is not None, "it was asked for"
     if order.topic == target.topic:
         raise ConfigError(f"{order.topic} is the topic of our own events: read another one")
@@ -148,6 +149,7 @@ def _from_topic(
     finished = False
     with ExitStack() as stack:
         stack.callback(lambda: rows.close(finished=finished))
+        stack.enter_context(_stopped_by_signals(rows))
         records = MappedRecords(mapping, strict=order.strict, done=rows.done)
         bar = stack.enter_context(_bar())
         task = bar.add_task(f"{order.topic} by {mapping.name}", total=rows.total or None, count=0)
@@ -159,6 +161,22 @@ def _from_topic(
         produced = produce(dated(records.of(rows)), target, progress)
         finished = True
     return MappedResult.of(mapping, records.tally, produced)
+
+
+@contextmanager
+def _stopped_by_signals(rows: TopicRows) -> Iterator[None]:
+    """End the rows on Ctrl-C or a polite kill: what was sent is waited for and committed."""
+
+    def stop(*_: object) -> None:
+        rows.stopping.set()
+
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(name, stop) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
 
 
 def check(file: Path, name: str, source: RowSource | None = None) -> tuple[Mapping, Tally]:

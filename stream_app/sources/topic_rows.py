@@ -6,6 +6,7 @@ again, none is left out. Their events then have the same ids, and the worker dro
 among the last 32 events of its user.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterator
 
@@ -41,6 +42,8 @@ class TopicRows:
     ----------
     total, position
         How many records there are to read, as far as it is known, and how many were read.
+    stopping
+        Set it to end after the row at hand; a signal may.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class TopicRows:
 
     def __init__(self, brokers: str, topic: str, group: str, *, follow: bool) -> None:
         self.position = 0
+        self.stopping = threading.Event()
         self._topic, self._follow = topic, follow
         self._pending: deque[tuple[int, dict[TopicPartition, int]]] = deque()
         self._sent, self._rows_since, self._noted = 0, 0, monotonic_seconds()
@@ -84,12 +88,14 @@ class TopicRows:
 
     def __iter__(self) -> Iterator[NumberedRow | None]:
         """Yield rows; None when there is nothing now."""
-        while self._follow or not self._ended():
+        while not self.stopping.is_set() and (self._follow or not self._ended()):
             fetched = self._consumer.poll(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
             if not fetched:
                 yield None
             for where, records in fetched.items():
                 for record in records:
+                    if self.stopping.is_set():
+                        return
                     if not self._follow and record.offset >= self._ends[where]:
                         break
                     self.position += 1

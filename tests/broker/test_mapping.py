@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +112,39 @@ def test_mapped_topic_is_read_once_to_its_end(kafka: KafkaServer, tmp_path: Path
     assert stream_app(stage, *words, "--group", "another")["rows"] == 58
 
 
-def send_rows(kafka: KafkaServer, rows: list[bytes]) -> None:
+def test_followed_topic_is_left_in_order(kafka: KafkaServer, tmp_path: Path) -> None:
+    """Following goes on at the end; on SIGINT all that was read is committed, and counted."""
+    stage = scene(kafka.bootstrap, "followed", tmp_path)
+    kafka.create_topic("live-clicks", 2)
+    words = ("produce", "--from-topic", "live-clicks", "--mapping", "rees46")
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "stream_app", *words, "--follow", "--json"],
+        env={**os.environ, **stage.environment},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        sent = 0
+        for seed in range(2):
+            send_rows(
+                kafka, [json.dumps(row).encode() for row in rees46_rows(9, seed)], "live-clicks"
+            )
+            sent += 9
+            deadline = time.monotonic() + 60
+            while len(values(stage.settings, "events")) < sent and time.monotonic() < deadline:
+                time.sleep(0.2)
+        follower.send_signal(signal.SIGINT)
+        printed, _ = follower.communicate(timeout=60)
+    finally:
+        follower.kill()
+    assert follower.returncode == 0
+    made = json.loads(printed)
+    assert (made["rows"], made["acknowledged"]) == (18, 18)
+    assert stream_app(stage, *words)["rows"] == 0
+
+
+def send_rows(kafka: KafkaServer, rows: list[bytes], topic: str = "shop-clicks") -> None:
     """Send values to the other shop's topic."""
     with KafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number, row in enumerate(rows):
-            producer.send("shop-clicks", row, b"%d" % number)
+            producer.send(topic, row, b"%d" % number)
         producer.flush()
