@@ -200,6 +200,9 @@ def _csv(raw: Iterator[bytes]) -> Iterator[NumberedRow]:
     names = next(csv.reader([header.removeprefix("\ufeff")], delimiter=delimiter), [])
     names = [name.strip() for name in names]
     width = len(names)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"the header has the column {twice[0]!r} twice: rename one")
     reader = csv.reader(text, delimiter=delimiter)
     while True:
         lines.faulty = False

@@ -79,12 +79,13 @@ def test_gzip_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         ("rows.parquet", b"PAR0", "rows.parquet: "),
         ("rows.csv.gz", b"no gzip", "rows.csv.gz: "),
         ("missing.csv", None, "No such file"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", "'a' twice"),
     ],
 )
 def test_file_that_cannot_be_read_is_named(
     tmp_path: Path, name: str, content: bytes | None, message: str
 ) -> None:
-    """The error is a sentence with the file's name."""
+    """The error is a sentence that says what is wrong."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=message):
