@@ -209,17 +209,13 @@ class Mapping:
             time_ms = None
         return found.get("user_id"), time_ms
 
-    def kind_of(self, scope: Scope) -> str | None:
-        """Return what a row calls its type, None for nothing."""
-        assert self._type is not None, "a mapping of events has a type"
-        name = self._type(scope)
-        return None if name is None else as_text(name)
-
     def _kind(self, scope: Scope, skipped: set[str]) -> str | None:
         """Return the type of ours, None for one that is skipped."""
-        name = self.kind_of(scope)
-        if name is None:
-            raise Misfit("type", None, f"a value is needed at {self._where('type')}")
+        assert self._type is not None, "a mapping of events has a type"
+        found = self._type(scope)
+        if found is None or isinstance(found, dict | list):
+            raise Misfit("type", found, f"a name is needed at {self._where('type')}")
+        name = as_text(found)
         if not self._rules:
             rule: tuple[str, Read | None] | None = (name, None) if name in EVENT_TYPES else None
         else:
@@ -263,7 +259,7 @@ class Mapping:
                 found = read(scope)
                 if found is not None:
                     values[name] = convert(found)
-            except ValueError as error:
+            except (ValueError, OverflowError, TypeError) as error:
                 needed = str(error)
                 if name in TIME_FIELDS:
                     needed = f"a time {self.spec.time.format or 'as of RFC 3339'} is needed"

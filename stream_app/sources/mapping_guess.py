@@ -7,9 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from stream_app.errors import ConfigError
+from stream_app.event import EVENT_TYPES, Event
 from stream_app.sources.mapping import (
     Mapping,
     load_mapping,
@@ -129,6 +131,10 @@ def propose(file: Path, source: RowSource | None = None) -> Proposal:
         )
         return Proposal(head + mapping_text(name), [], name)
     guess = _Guess(columns_of(good), len(good))
+    if _own_share(good) >= 1 - _MISFIT_SHARE_MAX:
+        guess.doubts.append(
+            "these rows are events in our own schema: produce --source jsonl needs no mapping"
+        )
     _guess_fields(guess)
     content = _content(guess, file.name, rows.source, [])
     tally = tally_rows(parse_mapping(content, Path(f"{file.stem}.toml")), sample)
@@ -158,6 +164,17 @@ def _fitting(sample: list[NumberedRow], source: RowSource) -> tuple[str, Tally] 
         if fits and (best is None or tally.events > best[1].events):
             best = name, tally
     return best
+
+
+def _own_share(rows: list[dict[str, Any]]) -> float:
+    """Return which share of rows are events in our own schema already."""
+    good = 0
+    for row in rows:
+        try:
+            good += msgspec.convert(row, Event).type in EVENT_TYPES
+        except msgspec.ValidationError:
+            continue
+    return good / len(rows)
 
 
 def _guess_fields(guess: _Guess) -> None:

@@ -127,7 +127,7 @@ def as_number(value: object, field: Field) -> float:
         raise ValueError("a number is needed")  # noqa: TRY004 - the caller names the field
     try:
         number = float(value) * field.scale  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a number is needed") from None
     if not math.isfinite(number):
         raise ValueError("a finite number is needed")

@@ -1,15 +1,29 @@
 """Another shop's rows become events and items as a TOML file says, or a sentence says why not."""
 
+import re
+import textwrap
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream_app.errors import ConfigError
 from stream_app.event import Event, Item, encode
-from stream_app.sources.mapping import Mapping, Misfit, load_mapping, parse_mapping
+from stream_app.sources import mapping as module
+from stream_app.sources.mapping import (
+    Mapping,
+    Misfit,
+    load_mapping,
+    parse_mapping,
+    ready_mappings,
+)
+from stream_app.sources.mapping_fields import as_field, paths_of
+from stream_app.sources.mapping_spec import parse_spec
 from stream_app.stages.decode import REQUIRED
 from tests.sources.shop_rows import rees46_rows
 
@@ -116,7 +130,11 @@ def test_times_are_read(when: object, table: str) -> None:
         ({"who": "a\nb"}, "user_id", "printable"),
         ({"thing": None}, "item_id", "a view needs one, at 'thing'"),
         ({"what": "fly"}, "type", r"\[types\]"),
-        ({"what": None}, "type", "value is needed at 'what'"),
+        ({"what": ["view"]}, "type", "name is needed"),
+        ({"when": 10**30}, "timestamp", "a time"),
+        ({"when": "0001-01-01T00:00:00+14:00"}, "timestamp", "a time"),
+        ({"p": 10**400}, "price", "number is needed"),
+        ({"what": None}, "type", "name is needed at 'what'"),
         ({"p": "dear"}, "price", "number is needed"),
         ({"p": "-1"}, "price", ">= 0"),
         ({"p": "12,50"}, "price", r"a number with '\.'"),
@@ -252,3 +270,40 @@ def test_rees46_rows_become_events_and_items() -> None:
     assert item is not None
     assert item_id == rows[0]["product_id"]
     assert item.category == (rows[0]["category_code"] or rows[0]["category_id"]).split(".")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("name", ready_mappings())
+@given(data=st.data())
+def test_any_row_gives_events_or_a_misfit(name: str, data: st.DataObject) -> None:
+    """Whatever stands in a row, the answer is valid events and items, or what does not fit."""
+    mapping = load_mapping(name)
+    paths = {path for spec in mapping.spec.event.values() for path in paths_of(as_field(spec))}
+    names = [path for path in paths if path.isidentifier()]
+    values = JSON | st.sampled_from([*mapping.spec.types, "2024-01-01", 1_704_067_200])
+    row: dict[str, Any] = data.draw(st.dictionaries(st.sampled_from(names), values))
+    row |= {each.split("[")[0].split(".")[0]: data.draw(JSON) for each in mapping.spec.each}
+    with suppress(Misfit):
+        for event in mapping.events(row):
+            assert msgspec.json.decode(encode(event), type=Event) == event
+    with suppress(Misfit):
+        for _, item in mapping.items(row):
+            assert item is None or msgspec.json.decode(encode(item), type=Item) == item
+
+
+def test_example_in_the_docs_is_a_mapping() -> None:
+    """What the docs and the docstring show is read without complaint, and is the same."""
+    page = Path(__file__).parents[2] / "docs" / "mapping.md"
+    (block,) = re.findall(
+        r"^```toml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    spec = parse_spec(block, "docs/mapping.md")
+    assert spec.types["*"] == "skip"
+    example = textwrap.dedent((module.__doc__ or "").split("::\n", 1)[1].split("Event ids")[0])
+    assert parse_spec(example, "the docstring").time == spec.time

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from stream_app.errors import ConfigError
+from stream_app.event import encode
 from stream_app.sources.mapping import Mapping, parse_mapping
 from stream_app.sources.mapping_guess import Proposal, propose
 from stream_app.sources.rows import read_rows
+from tests.conftest import event
 from tests.sources.shop_rows import rees46_rows, write_csv
 
 
@@ -148,6 +150,14 @@ def test_names_that_toml_must_quote(tmp_path: Path) -> None:
     path = text_file(tmp_path / "odd.jsonl", *map(json.dumps, rows))
     _, mapping = guessed(path)
     assert events_of(mapping, path)[0][:3] == ("cart", "u", "j")
+
+
+def test_our_own_schema_is_recognized(tmp_path: Path) -> None:
+    """Events of ours need no mapping, and the guess says so."""
+    lines = [encode(event(event_id=f"e-{n}")).decode() for n in range(20)]
+    proposal, mapping = guessed(text_file(tmp_path / "own.jsonl", *lines))
+    assert any("our own schema" in doubt for doubt in proposal.doubts)
+    assert mapping.events(json.loads(lines[3]))[0].event_id == "e-3"
 
 
 def test_empty_file_is_refused(tmp_path: Path) -> None:
