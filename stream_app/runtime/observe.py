@@ -168,7 +168,9 @@ class Observer:
                 metrics.PREDICTIONS.labels(kind.target, kind.horizon).inc(count)
         for alarm in answers.alarms:
             metrics.CHURN_ALERTS.labels(alarm.level).inc()
-        scored = Counter((each.scored.model, each.scored.fallback_level) for each in answers.ranked)
+        # What nobody asked for and nothing was found for is not sent: see stages/emit.py.
+        said = [each for each in answers.ranked if each.places or each.request.asked]
+        scored = Counter((each.scored.model, each.scored.fallback_level) for each in said)
         for (model, fallback), count in scored.items():
             metrics.ANSWERS.labels(self._known(model), fallback or NO_FALLBACK).inc(count)
         if answers.ranked:
