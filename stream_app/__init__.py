@@ -6,6 +6,12 @@ The house, its rooms in the order that an event passes through them::
     sources/            where events come from
       completejourney.py  the real shop of the demo
       jsonl.py            events in our own schema, a line each
+      mapping.py          other shops' rows, made events as a TOML file says (mappings/ has ready
+                          ones): mapping_spec.py checks the file, mapping_fields.py finds fields,
+                          mapping_values.py and mapping_times.py make them ours, and
+                          mapping_records.py records for Kafka, misfits too; mapping_guess.py
+                          proposes one for a file, mapping_columns.py looks at its columns
+      rows.py             the rows of CSV, JSON lines and parquet   topic_rows.py   of a topic
       synthetic.py        a seeded shop whose truth is known: synthetic_shop.py sets it up,
                           synthetic_truth.py knows what is probable, synthetic_catalog.py stocks it,
                           synthetic_visit.py plays its users, synthetic_faults.py breaks records
@@ -50,13 +56,15 @@ The house, its rooms in the order that an event passes through them::
       user.py             what is known of a user
       words.py            predictions and alerts in words
       produce.py          events to Kafka, with a progress bar
+      mapping.py          the same of other shops' rows   catalog.py   their items
       schema.py           JSON Schemas of the records and headers; schema_asyncapi.py, the topics
                           as one AsyncAPI document; schema_examples.py, examples of each record
       dead_letters.py     reads what was rejected; dead_letters_replay.py puts it back,
                           dead_letters_view.py shows it
       broker.py           the demo's embedded broker
       demo.py             a shop's year, live: demo_child.py and demo_worker.py run it,
-                          demo_shops.py and demo_feed.py feed it, demo_ranking.py says what ranks,
+                          demo_shops.py and demo_feed.py feed it, demo_own.py with a file of your
+                          own, demo_ranking.py says what ranks,
                           demo_story.py, demo_view.py, demo_learned.py and demo_result.py show it
       report.py           one page with pictures of a run: report_read.py reads the topics,
                           report_events.py, report_hits.py, report_foresight.py and
@@ -70,6 +78,7 @@ The house, its rooms in the order that an event passes through them::
     cli/                the command line, a module a command; __main__.py runs it
       worker.py           processes events   topics.py   makes and checks the topics
       produce.py          sends events       look.py     watch and user
+      mapping.py          lists, guesses, checks mappings   catalog.py   sends items
       schema.py           the documents      dead_letters.py   lists and replays
       report.py           the page           demo.py     the demo
       common.py           what they share

@@ -136,7 +136,8 @@ def test_answers_are_counted_by_model_and_fallback(observer: Observer) -> None:
     by_model = Scored((), "tiny", "7", None)
     by_formula = Scored((), "linear-formula", "1", "linear-formula")
     ranked = [Ranked(request(), each, (), "") for each in (by_model, by_formula, by_model)]
-    commit(observer, outputs(ranked=ranked))
+    unsent = Ranked(request(type="view", item_id="i"), by_formula, (), "")  # nobody asked
+    commit(observer, outputs(ranked=[*ranked, unsent]))
     after = [value("stream_app_answers_total", **each) for each in labels]
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
 

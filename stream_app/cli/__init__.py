@@ -1,4 +1,4 @@
-"""The command line: ``stream-app worker | topics | produce | watch | user | demo`` and more.
+"""The command line: ``stream-app worker | topics | produce | mapping | catalog | watch | ...``.
 
 A command is a function of a module here, which reads the settings first, so a wrong one is named
 before anything starts, and hands over to ``ops`` or ``runtime``. What a command needs is imported
@@ -11,7 +11,18 @@ import sys
 import typer
 from rich.console import Console
 
-from stream_app.cli import dead_letters, demo, look, produce, report, schema, topics, worker
+from stream_app.cli import (
+    catalog,
+    dead_letters,
+    demo,
+    look,
+    mapping,
+    produce,
+    report,
+    schema,
+    topics,
+    worker,
+)
 from stream_app.errors import StreamAppError
 
 app = typer.Typer(
@@ -24,6 +35,8 @@ app = typer.Typer(
 app.command()(worker.worker)
 app.add_typer(topics.app, name="topics")
 app.command()(produce.produce)
+app.add_typer(mapping.app, name="mapping")
+app.add_typer(catalog.app, name="catalog")
 app.command()(look.watch)
 app.command()(look.user)
 app.command()(report.report)

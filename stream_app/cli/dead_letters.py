@@ -31,7 +31,9 @@ def list_all(
 ) -> None:
     """Count dead letters by reason, partition and status, and show the last of them.
 
-    Example: stream-app dead-letters list --where reason=wrong_key --where since=2026-01-01
+    For example:
+
+        stream-app dead-letters list --where reason=wrong_key --where since=2026-01-01
     """
     from stream_app.ops import dead_letters, dead_letters_view as view  # noqa: PLC0415, I001
 
@@ -54,7 +56,9 @@ def show(
 
     It is named by its id, or by where it stands in the topic of dead letters.
 
-    Example: stream-app dead-letters show clickstream.events-2-58-dead-letter
+    For example:
+
+        stream-app dead-letters show clickstream.events-2-58-dead-letter
     """
     from stream_app.ops import dead_letters, dead_letters_view as view  # noqa: PLC0415, I001
 
@@ -93,8 +97,11 @@ def replay(  # noqa: PLR0913 - an argument is an option
 
     What would be rejected again is left alone, and so are events of users who were erased since.
 
-    Example: stream-app dead-letters replay --where reason=no_key,wrong_key --dry-run
-    Example: stream-app dead-letters replay --where reason=not_an_event --mapping shop.toml
+    For example:
+
+        stream-app dead-letters replay --where reason=no_key,wrong_key --dry-run
+
+        stream-app dead-letters replay --where reason=not_an_event --mapping shop.toml
     """
     from stream_app.ops import dead_letters, dead_letters_replay, dead_letters_view  # noqa: PLC0415
 

@@ -17,8 +17,11 @@ def schema(
 
     They are made from the code; the AsyncAPI document names the topics of the settings.
 
-    Example: stream-app schema asyncapi
-    Example: stream-app schema --out docs/schemas
+    For example:
+
+        stream-app schema asyncapi
+
+        stream-app schema --out docs/schemas
     """
     from stream_app.ops.schema import documents, text, write  # noqa: PLC0415
 

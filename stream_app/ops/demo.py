@@ -26,6 +26,7 @@ from stream_app.errors import ConfigError, ModelError, StreamAppError
 from stream_app.event import encode
 from stream_app.ops.broker import BrokerError, EmbeddedBroker
 from stream_app.ops.demo_feed import Feed, Replies
+from stream_app.ops.demo_own import OwnFile, ShopMaker
 from stream_app.ops.demo_ranking import Ranking, model_folder
 from stream_app.ops.demo_result import Accounts, Result
 from stream_app.ops.demo_shops import SHOPS, ShopName
@@ -59,7 +60,7 @@ class DemoError(StreamAppError):
 def run(
     events: str,
     *,
-    shop: ShopName = "completejourney",
+    shop: ShopName | OwnFile = "completejourney",
     as_json: bool = False,
     keep: bool = False,
     page: Path | None = None,
@@ -71,7 +72,7 @@ def run(
     events
         About how many events, or "all"; what users do about recommendations comes on top.
     shop
-        Whose events.
+        Whose events: one of ours, or those of a file.
     as_json
         Print one JSON object and nothing else.
     keep
@@ -93,7 +94,8 @@ def run(
         view = Picture(console)
     try:
         with _interruptible() as interrupt, ExitStack() as stack:
-            demo = _Demo(stack, view, shop, interrupt)
+            maker = SHOPS[shop] if isinstance(shop, str) else shop
+            demo = _Demo(stack, view, maker, interrupt)
             accounts, result = demo.play(limit)
             if not as_json:
                 console.print(outcome(result, accounts.counts, demo.story))
@@ -140,14 +142,16 @@ def _interruptible() -> Iterator[_Interrupt]:
 class _Demo:
     """One run. What it starts ends with the stack."""
 
-    def __init__(self, stack: ExitStack, view: View, shop: ShopName, interrupt: _Interrupt) -> None:
+    def __init__(
+        self, stack: ExitStack, view: View, shop: ShopMaker, interrupt: _Interrupt
+    ) -> None:
         self._interrupt = interrupt
         self.story = Story("", {})
         self._stack = stack
         self._view = view
         self._start = monotonic_seconds()
         self._progress = Progress("", "starting", 0.0, 0)
-        self._shop = SHOPS[shop]
+        self._shop = shop
         self._model: Path | None = None  # the folder that the worker was given
         self._counts_due = 0.0
         self._looks: deque[tuple[float, Counts]] = deque()

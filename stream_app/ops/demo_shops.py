@@ -105,7 +105,7 @@ class Drawn:
     def entries(self) -> Iterator[Entry]:
         """Yield the events, late and doubled ones too, and what is broken."""
         for record in self._shop.records(self._limit):
-            yield record, _event_in(record)
+            yield record, event_in(record)
 
     def items(self) -> list[Item]:
         """Return all items."""
@@ -127,7 +127,8 @@ def record_of(event: Event) -> Record:
     return event.user_id.encode(), encode(event), event.timestamp
 
 
-def _event_in(record: Record) -> Event | None:
+def event_in(record: Record) -> Event | None:
+    """Return the event in a record, None where it is broken."""
     try:
         return msgspec.json.decode(record[1], type=Event)
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 from rich.console import Console
@@ -13,22 +13,26 @@ from stream_app.clock import now_ms
 from stream_app.config import Settings
 from stream_app.errors import ConfigError
 from stream_app.event import encode
+from stream_app.ops.mapping import MappedOrder, MappedResult, run_mapped
 from stream_app.sources import Record
 from stream_app.sources.jsonl import from_jsonl
 from stream_app.sources.produce import Produced, ProduceSettings, produce
+from stream_app.sources.rows import RowSource
 from stream_app.sources.synthetic import SyntheticShop
 from stream_app.sources.synthetic_shop import SHOPS
 
-Source = Literal["completejourney", "jsonl", "synthetic"]
+Source = Literal["completejourney", "csv", "jsonl", "parquet", "synthetic"]
 ShopName = Literal["first", "second"]
 
-# Options that a single source has.
-_OWNERS: dict[str, tuple[str, Source]] = {
-    "file": ("a file is", "jsonl"),
-    "households": ("households are", "completejourney"),
-    "shop": ("a shop is", "synthetic"),
-    "seed": ("a seed is", "synthetic"),
-    "truth": ("a truth is", "synthetic"),
+# Options that only some sources have; those of files have a mapping, too.
+_FILES: tuple[Source, ...] = ("jsonl", "csv", "parquet")
+_OWNERS: dict[str, tuple[str, tuple[Source, ...]]] = {
+    "file": ("a file is", _FILES),
+    "mapping": ("a mapping is", _FILES),
+    "households": ("households are", ("completejourney",)),
+    "shop": ("a shop is", ("synthetic",)),
+    "seed": ("a seed is", ("synthetic",)),
+    "truth": ("a truth is", ("synthetic",)),
 }
 
 
@@ -38,9 +42,17 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     Parameters
     ----------
     source
-        Where events come from.
+        Where events come from; None for what the name of `file` says.
     file
-        Of `jsonl`; by default standard input.
+        Of `jsonl`, `csv` and `parquet`; by default standard input.
+    mapping
+        Of the same, and needed for the last two: a ready one or a path. Without it `jsonl` is our
+        own schema.
+    from_topic, follow, group
+        Another topic whose JSON values are mapped: see
+        :class:`stream_app.sources.topic_rows.TopicRows`.
+    strict
+        Stop at the first row that the mapping does not fit.
     households
         Of `completejourney`: so many of them; by default all.
     shop, seed
@@ -54,8 +66,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         Date the events anew, by when they are due: see :func:`dated_now`.
     """
 
-    source: Source
+    source: Source | None = None
     file: Path | None = None
+    mapping: str | None = None
+    from_topic: str | None = None
+    follow: bool = False
+    group: str | None = None
+    strict: bool = False
     households: int | None = None
     shop: ShopName | None = None
     seed: int | None = None
@@ -66,8 +83,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     now: bool = False
 
 
-def run(settings: Settings, order: Order) -> Produced:
-    """Produce, with a bar on standard error if that is a terminal; return the exact count.
+def run(settings: Settings, order: Order) -> Produced | MappedResult:
+    """Produce, with a bar on standard error if that is a terminal; return the exact counts.
 
     Raises
     ------
@@ -75,7 +92,10 @@ def run(settings: Settings, order: Order) -> Produced:
         When options contradict each other, or the source cannot be read.
     ProduceError
         When the broker does not take every record.
+    StrictError, TopicSourceError
+        Of a mapping: see :func:`stream_app.ops.mapping.run_mapped`.
     """
+    _check(order)
     target = ProduceSettings(
         brokers=settings.brokers,
         topic=settings.topic("events"),
@@ -84,6 +104,22 @@ def run(settings: Settings, order: Order) -> Produced:
         speedup=order.speedup,
         event_time=settings.replay and not order.now,
     )
+    if order.mapping is not None:
+        mapped = MappedOrder(
+            mapping=order.mapping,
+            source=_row_source(order.source),
+            file=order.file,
+            topic=order.from_topic,
+            follow=order.follow,
+            group=order.group,
+            strict=order.strict,
+        )
+        return run_mapped(
+            settings,
+            mapped,
+            target,
+            lambda records: dated_now(records, order.speedup) if order.now else records,
+        )
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with ExitStack() as stack:
@@ -101,7 +137,49 @@ def run(settings: Settings, order: Order) -> Produced:
         return produce(records, target, lambda count: progress.update(task, completed=count))
 
 
-def dated_now(records: Iterable[Record], speedup: float | None) -> Iterator[Record]:
+def _check(order: Order) -> None:
+    """Raise what the options contradict each other in.
+
+    Raises
+    ------
+    ConfigError
+        It names the options.
+    """
+    if order.strict and order.mapping is None:
+        raise ConfigError("--strict is for a --mapping")
+    if order.from_topic is None and (order.follow or order.group is not None):
+        raise ConfigError("--follow and --group are for --from-topic")
+    if order.from_topic is not None:
+        if order.source is not None or order.file is not None:
+            raise ConfigError("give either --from-topic or a source and a file")
+        if order.mapping is None:
+            raise ConfigError("--from-topic needs a --mapping: a ready one or a path")
+    elif order.source is None:
+        if order.mapping is None:
+            raise ConfigError(f"give a --source: {', '.join(get_args(Source))}")
+    else:
+        _check_source(order, order.source)
+
+
+def _check_source(order: Order, source: Source) -> None:
+    for name, (words, owners) in _OWNERS.items():
+        if getattr(order, name) is not None and source not in owners:
+            raise ConfigError(f"{words} for {', '.join(owners)}; {source} has none")
+    if source in {"csv", "parquet"} and order.mapping is None:
+        raise ConfigError(
+            f"{source} needs a --mapping: a ready one, or what `stream-app mapping guess` proposes"
+        )
+
+
+def _row_source(source: Source | None) -> RowSource | None:
+    """Return the format of a file of rows."""
+    return source if source in {"csv", "jsonl", "parquet"} else None
+
+
+R = TypeVar("R", bound=Record | None)
+
+
+def dated_now(records: Iterable[R], speedup: float | None) -> Iterator[R]:
     """Yield JSON records with the time at which each is due in place of its own.
 
     With a speedup the first is due now, and the others keep their distance from it, so many times
@@ -109,12 +187,16 @@ def dated_now(records: Iterable[Record], speedup: float | None) -> Iterator[Reco
     and so does the third part of a record, which sets the pace.
     """
     began_ms, first_ms = now_ms(), None
-    for key, value, time_ms in records:
+    for record in records:
+        if record is None:
+            yield record
+            continue
+        key, value, time_ms = record
         due_ms = now_ms()
         if speedup is not None and time_ms is not None:
             first_ms = time_ms if first_ms is None else first_ms
             due_ms = began_ms + int((time_ms - first_ms) / speedup)
-        yield key, _dated(value, due_ms), time_ms
+        yield (key, _dated(value, due_ms), time_ms)  # type: ignore[misc]
 
 
 def _dated(value: bytes, due_ms: int) -> bytes:
@@ -131,9 +213,6 @@ def _records(order: Order, stack: ExitStack) -> tuple[Iterable[Record], int | No
 
     What is open while they are read is closed with the stack.
     """
-    for name, (words, owner) in _OWNERS.items():
-        if getattr(order, name) is not None and order.source != owner:
-            raise ConfigError(f"{words} for {owner}, {order.source} has none")
     if order.source == "jsonl":
         return from_jsonl(order.file), None
     if order.source == "synthetic":

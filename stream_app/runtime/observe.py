@@ -168,7 +168,9 @@ class Observer:
                 metrics.PREDICTIONS.labels(kind.target, kind.horizon).inc(count)
         for alarm in answers.alarms:
             metrics.CHURN_ALERTS.labels(alarm.level).inc()
-        scored = Counter((each.scored.model, each.scored.fallback_level) for each in answers.ranked)
+        # What nobody asked for and nothing was found for is not sent: see stages/emit.py.
+        said = [each for each in answers.ranked if each.places or each.request.asked]
+        scored = Counter((each.scored.model, each.scored.fallback_level) for each in said)
         for (model, fallback), count in scored.items():
             metrics.ANSWERS.labels(self._known(model), fallback or NO_FALLBACK).inc(count)
         if answers.ranked:
@@ -219,6 +221,8 @@ def _begin(settings: StageSettings) -> None:
         (metrics.COMMIT_FAILURES, (_FENCED, *_FAILURES, OTHER)),
         (metrics.MODEL_REFUSALS, get_args(ModelFault)),
         (metrics.CHURN_ALERTS, ("watch", "warning", "critical")),
+        (metrics.SHADOW_REQUESTS, ("compared", "failed")),
+        (metrics.SHADOW_PURCHASES, ("both", "served", "shadow", "neither")),
     ):
         for value in values:
             counter.labels(value)

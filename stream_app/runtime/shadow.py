@@ -49,7 +49,8 @@ class Shadow:
             return
         self._judge(outputs)
         for ranked in outputs.answers.ranked:
-            self._compare(ranked)
+            if ranked.places:
+                self._compare(ranked)
 
     def _judge(self, outputs: Outputs) -> None:
         """Count whose last ranking had the items that are bought."""
@@ -81,9 +82,8 @@ class Shadow:
         (other,) = rerank([request], [scored], self._world.shelves.catalog, settings)
         pair = _Pair(_items(ranked), _items(other))
         metrics.SHADOW_REQUESTS.labels("compared").inc()
-        if pair.served:
-            common = len(pair.served & pair.shadow) / len(pair.served)
-            metrics.SHADOW_COMMON_SHARE.observe(common)
+        common = len(pair.served & pair.shadow) / len(pair.served)
+        metrics.SHADOW_COMMON_SHARE.observe(common)
         self._pairs[event.user_id] = pair
         self._pairs.move_to_end(event.user_id)
         if len(self._pairs) > USERS_MAX:

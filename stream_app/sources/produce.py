@@ -4,7 +4,6 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any, Literal
 
 from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
@@ -98,7 +97,7 @@ class Produced(Struct, frozen=True):
 
 
 def produce(
-    records: Iterable[Record],
+    records: Iterable[Record | None],
     settings: ProduceSettings,
     progress: Callable[[int], object] = int,
 ) -> Produced:
@@ -109,7 +108,9 @@ def produce(
     Parameters
     ----------
     records
-        Read no faster than they are sent; at most 20,000 are in flight.
+        Read no faster than they are sent; at most 20,000 are in flight. None among them says that
+        nothing more is there now: what was acknowledged is counted. An empty key or value
+        goes as null, which in a compacted topic removes the key.
     settings
         Where to and how fast.
     progress
@@ -175,18 +176,24 @@ class _Tally:
 
 
 def _send(
-    producer: Any, records: Iterable[Record], settings: ProduceSettings, tally: _Tally
+    producer: Any, records: Iterable[Record | None], settings: ProduceSettings, tally: _Tally
 ) -> None:
     topic, event_time = settings.topic, settings.event_time
     due_seconds = _schedule(settings)
     start_seconds = monotonic_seconds()
-    for key, value, time_ms in islice(records, settings.limit):
+    for record in records:
+        if record is None:
+            tally.count()
+            continue
+        key, value, time_ms = record
         wait = start_seconds + due_seconds(time_ms) - monotonic_seconds()
         if wait >= _WAIT_SECONDS_MIN:
             tally.count()
             time.sleep(wait)
         stamp = time_ms if event_time else None
-        tally.add(producer.send(topic, value, key, timestamp_ms=stamp))
+        tally.add(producer.send(topic, value or None, key or None, timestamp_ms=stamp))
+        if tally.sent == settings.limit:
+            return
 
 
 def _schedule(settings: ProduceSettings) -> Callable[[int | None], float]:

@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from stream_app.clock import now_ms
 from stream_app.config import load
 from stream_app.event import Recommendation, encode, to_ms
 from stream_app.ops.demo_child import Child, free_port
+from stream_app.registry import Registry
 from stream_app.runtime import topics
 from stream_app.sources.produce import ProduceSettings
 from stream_app.sources.produce import produce as send_records
 from stream_app.sources.synthetic import SyntheticShop
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
-from tests.onnx_model import write_model
+from tests.onnx_model import POOL, write_model
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 RECORDS = 6_000  # enough that 1,000 predictions of a kind are judged
@@ -151,10 +153,14 @@ def prometheus(
     replay, live = scene(kafka.bootstrap, "scraped", folder), live_scene(kafka.bootstrap, folder)
     item_ids = [item.item_id for item in SHOP.items()]
     ports = [free_port(), free_port()]
+    registry = Registry(str(folder / "registry"))
+    model = registry.publish(write_model(folder / "ranker", item_ids=item_ids), POOL)
+    registry.promote(model, datetime(2026, 1, 1, tzinfo=UTC))
+    registry.set_shadow(model)
     workers: list[WorkerProcess] = [
         replay.worker(
             STREAM_APP_METRICS_PORT=str(ports[0]),
-            STREAM_APP_MODEL=str(write_model(folder / "ranker", item_ids=item_ids)),
+            STREAM_APP_REGISTRY=registry.url,
             STREAM_APP_MODEL_MS_MAX="1000",
         ),
         live.worker(STREAM_APP_METRICS_PORT=str(ports[1])),
