@@ -284,31 +284,6 @@ RECOMMENDING = (
         {"{{model}}, fallback {{fallback}}": rate("answers_total", "model, fallback")},
     ),
     Panel(
-        "Models that took over",
-        "none",
-        "Models that workers have taken from the registry since they started.",
-        {"{{instance}}": f"sum by (instance) ({selected('model_swaps_total')})"},
-    ),
-    Panel(
-        "Requests that the shadow scored",
-        "cps",
-        "Requests that a model in the shadow ranked too, and those that it could not answer.",
-        {"{{outcome}}": rate("shadow_requests_total", "outcome")},
-    ),
-    Panel(
-        "In common with the shadow",
-        "percentunit",
-        "Of the recommended items, those that the shadow would have recommended too.",
-        {"{{instance}}": mean("shadow_common_share", "instance")},
-    ),
-    Panel(
-        "Purchases after a comparison",
-        "cps",
-        "By whose last ranking for the user had the item: that of the model which serves, of the "
-        "shadow, both or neither.",
-        {"{{found_by}}": rate("shadow_purchases_total", "found_by")},
-    ),
-    Panel(
         "Recommended items by source",
         "cps",
         "Where the items come from; one of several sources counts for each.",
@@ -346,6 +321,35 @@ RECOMMENDING = (
         "percentunit",
         "Of items shown from a source, those bought by an event that names the recommendation.",
         {"{{source}}": of_shown("purchase", "source")},
+        span=6,
+    ),
+    Panel(
+        "Models that took over",
+        "none",
+        "Models that workers have taken from the registry since they started.",
+        {"{{instance}}": f"sum by (instance) ({selected('model_swaps_total')})"},
+        span=6,
+    ),
+    Panel(
+        "Requests that the shadow scored",
+        "cps",
+        "Requests that a model in the shadow ranked too, and those that it could not answer.",
+        {"{{outcome}}": rate("shadow_requests_total", "outcome")},
+        span=6,
+    ),
+    Panel(
+        "In common with the shadow",
+        "percentunit",
+        "Of the recommended items, those that the shadow would have recommended too.",
+        {"{{instance}}": mean("shadow_common_share", "instance")},
+        span=6,
+    ),
+    Panel(
+        "Purchases after a comparison",
+        "cps",
+        "By whose last ranking for the user had the item: that of the model which serves, of the "
+        "shadow, both or neither.",
+        {"{{found_by}}": rate("shadow_purchases_total", "found_by")},
         span=6,
     ),
 )
