@@ -14,6 +14,7 @@ In the order of the work::
     compress.py   the table of items as float16 or int8
     variants.py   what that costs: bytes, time, NDCG, lists that change
     wrap.py       a graph that was trained elsewhere becomes such a folder
+    adapt.py      what such a graph takes and gives, and the nodes around it
     folder.py     the folder, written whole or not at all
     card.py       the model card
     registry.py   which model the workers use

@@ -22,8 +22,8 @@ Written by `python -m models export`; `make model` makes all of this folder agai
   judged by their numbers alone.
 - **How good.** On the baskets from {until} on, which it never saw: {quality}.
   See `docs/results/ranker.md` and `docs/results/completejourney.md`.
-- **Exact.** The float32 graph and the trained network differ by at most {parity:.1e}; three probes in the
-  manifest let whoever loads it check that.
+- **Exact.** In float32 ONNX and the trained network differ by at most {parity:.1e}; three probes in
+  the manifest let whoever loads it check its scores.
 - **What it is not for.** Another shop: item ids and habits are this grocer's. Train your own. With
   another number of partitions it works, with a warning, since shares are counted a partition. It
   says which candidate is likelier to be bought, not how likely; and it recommends what a household
@@ -72,8 +72,7 @@ def foreign(manifest: Manifest, reads: str, requests: int) -> str:
 def table(variants: Sequence[Variant]) -> str:
     """Return the sizes, speeds and losses of a model's precisions, a table in Markdown."""
     lines = [
-        "| precision | MB | ms a run | NDCG@10 | Recall@10 | loss of NDCG@10 "
-        "| lists in another order or with other items | with other items | scores differ by |",
+        "| | MB | ms a run | NDCG@10 | Recall@10 | lost | lists changed | items changed | by |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for each in variants:
@@ -99,8 +98,11 @@ def with_variants(text: str, variants: Sequence[Variant], precision: str) -> str
     whose = "held requests" if judged else "requests drawn from its items"
     return (
         f"{text.partition(_SECTION)[0]}{_SECTION}\n"
-        f"This folder holds {precision}. On {variants[0].requests:,} {whose}, one a run, on one "
-        f"thread; lists are of ten.\n\n{table(variants)}\n"
+        f"This folder holds {precision}. Measured on {variants[0].requests:,} {whose}, one a run, "
+        "on one thread. *Lost*\nis what NDCG@10 loses, relative; *lists changed* the share of the "
+        "lists of ten that hold other\nitems or another order than in float32, *items changed* of "
+        "those with other items, *by* the greatest\nchange of a score.\n\n"
+        f"{table(variants)}\n"
     )
 
 

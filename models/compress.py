@@ -1,4 +1,4 @@
-"""``python -m models compress``: a model whose table of items takes a half or a quarter of the room.
+"""``python -m models compress``: a model whose table of items takes half the room or a quarter.
 
 The table of embeddings is nearly all of a graph. It is stored as float16, or as int8 with one scale
 a row, and the rows that a request looks up are made float32 again before anything is computed. All
@@ -7,6 +7,7 @@ neighbours. (onnxruntime's own quantisation has one scale for a whole table, whi
 with the largest number sets, and makes the activations int8 as well.)
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -48,13 +49,15 @@ class CompressError(StreamAppError):
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def tables(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+def tables(
+    model: onnx.ModelProto, inputs: Collection[str] = ("history", "candidates")
+) -> dict[str, list[onnx.NodeProto]]:
     """Return each table of embeddings with the nodes that look rows of it up.
 
     A table is a float32 initializer of two axes whose rows a Gather takes at places worked out from
-    the inputs ``history`` or ``candidates``.
+    the ``inputs``.
     """
-    from_tokens = {"history", "candidates"}
+    from_tokens = set(inputs)
     for node in model.graph.node:  # in the order of their computation, as ONNX has it
         if from_tokens.intersection(node.input):
             from_tokens.update(node.output)
@@ -104,7 +107,9 @@ def compress_graph(graph: bytes, precision: Precision) -> bytes:
     return smaller
 
 
-def quantized(rows: "np.ndarray[tuple[int, int], np.dtype[np.float32]]") -> tuple[
+def quantized(
+    rows: "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
+) -> tuple[
     "np.ndarray[tuple[int, int], np.dtype[np.int8]]",
     "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
 ]:
@@ -191,7 +196,7 @@ def compress(
             "made from"
         )
     graphs = {each: compress_graph(found.graph, each) for each in Precision}
-    variants = compare(graphs, asked)
+    variants = compare({each.value: graph for each, graph in graphs.items()}, asked)
     (chosen,) = (each for each in variants if each.precision == precision)
     if asked.held is not None:
         _check_loss(chosen, variants[0], loss_max)
@@ -289,10 +294,12 @@ def compress_(
         asked = made_up(found.manifest.items, known.features[known.candidates != 0])
     variants = compress(folder, to, precision, asked, LOSS_MAX if loss_max is None else loss_max)
     console = Console(stderr=True, width=100)
-    console.print(table(variants), markup=False)
+    console.print(table(variants), markup=False, soft_wrap=True)
     if asked.held is None:
         console.print(
             "no loss is known: the requests were drawn from the model's items, and nobody bought "
             "anything; give --build for held ones"
         )
-    print(msgspec.json.encode({"to": str(to), "precision": precision, "variants": variants}).decode())
+    print(
+        msgspec.json.encode({"to": str(to), "precision": precision, "variants": variants}).decode()
+    )

@@ -1,4 +1,4 @@
-"""The folder that workers load, written whole or not at all: their own loader tries it out first."""
+"""The folder that workers load, written once their own loader has tried out what goes into it."""
 
 import hashlib
 import math
@@ -31,6 +31,10 @@ class Inputs(msgspec.Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.history)
+
+    def first(self, count: int) -> "Inputs":
+        """Return the first requests."""
+        return Inputs(*(getattr(self, name)[:count] for name in self.__struct_fields__))
 
     def feeds(self, rows: slice) -> dict[str, npt.NDArray[np.generic]]:
         """Return some of the requests by the names of the graph's inputs."""
@@ -105,9 +109,7 @@ def write(to: Path, graph: bytes, items: bytes, manifest: Manifest, card: str) -
         beside = Path(place) / "model"
         _write(beside, files)
         # How fast a worker wants it is a setting of the worker.
-        Ranker.load(
-            beside, clock=monotonic_seconds, milliseconds_max=math.inf, pool_min=POOL_SIZE
-        )
+        Ranker.load(beside, clock=monotonic_seconds, milliseconds_max=math.inf, pool_min=POOL_SIZE)
         Registry(f"{place}/registry").publish(beside, POOL_SIZE)
     _write(to, files)
 

@@ -175,9 +175,7 @@ def _variant(
         len(own),
         float(np.abs(own - first)[real].max(initial=0.0)),
         _share(_listed(before, real) != _listed(after, real)),
-        _share(
-            np.sort(_listed(before, real), axis=1) != np.sort(_listed(after, real), axis=1)
-        ),
+        _share(np.sort(_listed(before, real), axis=1) != np.sort(_listed(after, real), axis=1)),
     )
     if asked.held is None or not len(own):
         return one
@@ -188,13 +186,11 @@ def _variant(
         one,
         ndcg_at_10=round(ndcg, 6),
         recall_at_10=round(recall, 6),
-        ndcg_loss=round(1.0 - ndcg / best, 6) if best else None,
+        ndcg_loss=round((best - ndcg) / best, 6) if best else None,
     )
 
 
-def _listed(
-    places: npt.NDArray[np.intp], real: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.intp]:
+def _listed(places: npt.NDArray[np.intp], real: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
     """Return the places of the lists, -1 where a list of fewer than ten ends; (n, 10)."""
     return np.where(np.take_along_axis(real, places, axis=1), places, -1)
 
