@@ -11,10 +11,11 @@ from collections.abc import Collection
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import onnx
 import typer
 from onnx import TensorProto, helper, numpy_helper
@@ -108,11 +109,8 @@ def compress_graph(graph: bytes, precision: Precision) -> bytes:
 
 
 def quantized(
-    rows: "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
-) -> tuple[
-    "np.ndarray[tuple[int, int], np.dtype[np.int8]]",
-    "np.ndarray[tuple[int, int], np.dtype[np.float32]]",
-]:
+    rows: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Return rows (V, D) as int8, and their scales (V, 1): a row is about its int8 x its scale."""
     scales = (np.abs(rows).max(axis=1, keepdims=True) / np.float32(_INT8_MAX)).astype(np.float32)
     steps = np.where(scales > 0, scales, np.float32(1.0))  # a row of zeros has no scale
@@ -125,15 +123,16 @@ def _replace(
     """Store a table in a precision, and turn the rows looked up into float32 again."""
     (stored,) = (each for each in graph.initializer if each.name == name)
     rows = numpy_helper.to_array(stored)
-    parts: dict[str, np.ndarray] = {}
+    parts: dict[str, npt.NDArray[Any]]
     if precision is Precision.FLOAT16:
         with np.errstate(over="ignore"):
-            parts[f"{name}.float16"] = rows.astype(np.float16)
-        kept = parts[f"{name}.float16"]
+            parts = {f"{name}.float16": rows.astype(np.float16)}
+    elif np.isfinite(rows).all():
+        whole, scales = quantized(rows)
+        parts = {f"{name}.int8": whole, f"{name}.scales": scales}
     else:
-        parts[f"{name}.int8"], parts[f"{name}.scales"] = quantized(rows)
-        kept = parts[f"{name}.scales"]
-    if not np.isfinite(kept).all():
+        parts = {name: rows}
+    if not all(np.isfinite(part).all() for part in parts.values()):
         raise CompressError(
             f"table {name} has numbers that {precision} cannot hold, the greatest of them "
             f"{np.abs(rows).max():.3g}: choose float32, or train with a smaller learning rate"

@@ -105,6 +105,11 @@ def wrap(file: Path, items: Path, to: Path, about: About) -> Manifest:
     drawn = np.random.default_rng(1).uniform(size=(1_000, len(FEATURE_NAMES))).astype(np.float32)
     asked = made_up(len(item_ids), drawn, REQUESTS).inputs
     output, wanted = scored(found, _running(model.SerializeToString(), file), asked)
+    if not np.isfinite(wanted).all():
+        raise WrapError(
+            "the graph gives scores that are no numbers for requests of features from 0 to 1: train "
+            "the model again, and look at its loss"
+        )
     graph = around(model, found, output)
     running = _running(graph, file)
     got = np.array([score(running, asked, place) for place in range(len(asked))])
