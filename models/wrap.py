@@ -107,7 +107,7 @@ def wrap(file: Path, items: Path, to: Path, about: About) -> Manifest:
     output, wanted = scored(found, _running(model.SerializeToString(), file), asked)
     if not np.isfinite(wanted).all():
         raise WrapError(
-            "the graph gives scores that are no numbers for requests of features from 0 to 1: train "
+            "the graph gives scores that are no numbers for features from 0 to 1: train "
             "the model again, and look at its loss"
         )
     graph = around(model, found, output)

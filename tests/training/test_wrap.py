@@ -40,7 +40,7 @@ ASKED = made_up(len(ITEMS), ROWS, 20).inputs
 DATA = Data("elsewhere", datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC), 9)
 ABOUT = About("foreign", "1", DATA, (4,), "Apache-2.0")
 
-Scores = npt.NDArray[np.floating]
+Scores = npt.NDArray[Any]
 
 
 def write(folder: Path, model: onnx.ModelProto | bytes, items: str | None = None) -> Path:
@@ -83,7 +83,8 @@ def differ(ranker: Ranker, wanted: list[Scores]) -> float:
 
 def rows_of(place: int) -> npt.NDArray[np.float32]:
     """Return the features of a request's real candidates."""
-    return ASKED.features[place][ASKED.candidates[place] != 0]
+    rows: npt.NDArray[np.float32] = ASKED.features[place][ASKED.candidates[place] != 0]
+    return rows
 
 
 # --- graphs from elsewhere ------------------------------------------------------------------------
