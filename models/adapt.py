@@ -26,8 +26,8 @@ OPSET = 17  # of the nodes around, where a graph has none of ONNX's own operator
 _INNER = "inner/"
 _WIDTH = len(FEATURE_NAMES)
 
-# What the name of an input has in it, the first that fits.
-_ROLES = {"history": ("history",), "candidates": ("candidate", "item"), "features": ("feature",)}
+# What the name of an input of tokens has in it, the first that fits; floats are the features.
+_ROLES = {"history": ("history",), "candidates": ("candidate", "item")}
 _TYPES = {
     "history": (TensorProto.INT32, TensorProto.INT64),
     "candidates": (TensorProto.INT32, TensorProto.INT64),
@@ -96,6 +96,8 @@ def roles(model: onnx.ModelProto) -> dict[str, Input]:
         for each in inputs:
             name = each.name.lower()
             fits = [role for role, words in _ROLES.items() if any(word in name for word in words)]
+            if each.type in _TYPES["features"]:
+                fits = ["features"]
             found |= {role: each for role in fits[:1] if role not in found}
         known = {each.name for each in found.values()}
         if {"history", "candidates"} - found.keys() or len(known) != len(inputs):
@@ -267,7 +269,6 @@ def around(model: onnx.ModelProto, found: Mapping[str, Input], output: Output) -
     graph.output.append(info("scores", TensorProto.FLOAT, [1, POOL_SIZE]))
     if not any(each.domain == "" for each in made.opset_import):
         made.opset_import.append(helper.make_opsetid("", OPSET))
-    onnx.checker.check_model(made)
     data: bytes = made.SerializeToString()
     return data
 

@@ -68,7 +68,7 @@ def read_items(path: Path) -> list[str]:
     item_ids = text.removesuffix("\n").split("\n")
     wrong = None
     if not all(item_ids):
-        wrong = f"has an empty line, the {item_ids.index('') + 1}th"
+        wrong = f"is empty in line {item_ids.index('') + 1}"
     elif len(set(item_ids)) != len(item_ids):
         wrong = "names an item twice"
     elif all(item_id.endswith("\r") for item_id in item_ids):

@@ -250,6 +250,8 @@ def test_a_worker_loads_and_publishes_it(tmp_path: Path, precision: Precision) -
     assert manifest.metrics == {"recall@10": 0.25} | own.metrics()
     assert own.metrics().keys() >= {"bytes", "milliseconds", "ndcg_at_10", "recall_at_10"}
     smaller = session(compress_graph(graph(len(ITEMS)), precision))
+    again = score(smaller, probed(manifest), 0)[: len(manifest.probes[0].scores)]
+    assert list(manifest.probes[0].scores) == again.tolist()
     for row in range(len(given)):
         past, real = given.history[row], given.candidates[row] != 0
         found = ranker.scores(

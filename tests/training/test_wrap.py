@@ -239,6 +239,17 @@ def test_two_towers_score_as_numpy_does(
     assert np.concatenate(wanted).std() > 0.1
 
 
+def test_features_are_told_by_their_type(tmp_path: Path) -> None:
+    """Beside tokens an input of floats is the features, whatever its name has in it."""
+    own = onnx.load_from_string(graph(len(ITEMS)))
+    own.graph.input[2].name = "item_numbers"
+    for node in own.graph.node:
+        node.input[:] = ["item_numbers" if each == "features" else each for each in node.input]
+    wanted = answers(wrapped(tmp_path, graph(len(ITEMS))), ASKED)
+    (tmp_path / "other").mkdir()
+    assert differ(wrapped(tmp_path / "other", own), wanted) == 0
+
+
 def test_a_graph_that_fits_already_keeps_its_scores(tmp_path: Path) -> None:
     """History, candidates and features as a worker has them pass through."""
     own = graph(len(ITEMS))
@@ -353,8 +364,8 @@ def test_damaged_graphs_are_refused(tmp_path: Path, data: bytes, said: str) -> N
 @pytest.mark.parametrize(
     ("items", "said"),
     [
-        ("", "has an empty line, the 1th"),
-        ("a\n\nb\n", "has an empty line, the 2th"),
+        ("", "is empty in line 1"),
+        ("a\n\nb\n", "is empty in line 2"),
         ("a\nb\na\n", "names an item twice"),
         ("a\r\nb\r\n", "end as on Windows"),
     ],
