@@ -181,7 +181,7 @@ def _variant(
         return one
     bought, sizes = asked.held.bought, asked.held.basket_sizes
     recall, _, ndcg = gains(own, ids, bought, sizes).mean(axis=0).tolist()
-    best = float(gains(first, ids, bought, sizes)[:, 2].mean())
+    best = float(gains(first, ids, bought, sizes).mean(axis=0)[2])
     return msgspec.structs.replace(
         one,
         ndcg_at_10=round(ndcg, 6),
