@@ -11,8 +11,14 @@ In the order of the work::
     report.py     the table, curves and page of an evaluation
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
+    compress.py   the table of items as float16 or int8
+    variants.py   what that costs: bytes, time, NDCG, lists that change
+    wrap.py       a graph that was trained elsewhere becomes such a folder
+    adapt.py      what such a graph takes and gives, and the nodes around it
+    folder.py     the folder, written whole or not at all
     card.py       the model card
-    __main__.py   python -m models train | evaluate | export
+    registry.py   which model the workers use
+    __main__.py   python -m models train | evaluate | export, and the commands of the others
 
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import jax.numpy as jnp
@@ -10,13 +11,16 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import registry, report
+from models import compress, registry, report, wrap
 from models.card import card
+from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
-from models.export import Card, ParityError, export
+from models.export import Card, export
+from models.folder import CARD
 from models.networks import Ranker
 from models.replay import END_MS, TEST_MS
 from models.train import Epoch, TrainSettings, build, load, train
+from models.variants import held
 from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
 from stream_app.manifest import Data, read_folder
@@ -32,11 +36,12 @@ VALIDATION_MS = 1_507_420_800_000  # 2017-10-08
 SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
 
 PARITY_REQUESTS = 500
-REQUESTS, TOKENS, CHECKPOINT, RUN = "requests.npz", "items.txt", "checkpoint", "run.json"
+TOKENS, CHECKPOINT, RUN = "items.txt", "checkpoint", "run.json"
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.registered_commands += registry.app.registered_commands
+app.registered_commands += compress.app.registered_commands + wrap.app.registered_commands
 console = Console(stderr=True, width=100)
 
 Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
@@ -122,25 +127,31 @@ def evaluate(
 def export_(
     folder: Folder = BUILD,
     to: Annotated[Path, typer.Option(help="the folder that workers load")] = MODEL_FOLDER,
+    precision: PrecisionOption = Precision.FLOAT32,
+    loss_max: LossMax = LOSS_MAX,
 ) -> None:
-    """Write ONNX, items and manifest, and check that ONNX computes what the network does."""
+    """Write ONNX, items and manifest, and check that ONNX computes what the network does.
+
+    All precisions are compared on the weeks that the network never saw.
+    """
     requests, words, run, model = _read(folder)
-    sample = requests.between(TEST_MS, END_MS)
-    sample = sample.between(TEST_MS, int(sample.time_ms[min(PARITY_REQUESTS, len(sample)) - 1]))
+    tested = requests.between(TEST_MS, END_MS)
+    sample = tested.between(TEST_MS, int(tested.time_ms[min(PARITY_REQUESTS, len(tested)) - 1]))
     figures, metrics = None, {}
     if (folder / EVALUATION).exists():
         figures = msgspec.json.decode((folder / EVALUATION).read_bytes())
         metrics = {"recall_at_10": figures["ranker"]["recall_at_10"]}
     data = Data(SOURCE, _moment(SHOP_BEGINS_MS), _moment(TEST_MS), run.events)
-    try:
-        difference = export(model, words, sample, Card(data, (run.partitions,), metrics), to)
-    except ParityError as error:
-        console.print(str(error))
-        raise typer.Exit(1) from None
-    manifest = read_folder(to, POOL_SIZE).manifest
-    (to / "README.md").write_text(card(manifest, figures), "utf-8")
+    with TemporaryDirectory() as place:
+        whole = Path(place)
+        difference = export(model, words, sample, Card(data, (run.partitions,), metrics), whole)
+        manifest = read_folder(whole, POOL_SIZE).manifest
+        (whole / CARD).write_text(card(manifest, figures), "utf-8")
+        asked = held(tested.before_baskets(), words.item_ids)
+        variants = compress.compress(whole, to, precision, asked, loss_max)
     size = sum(path.stat().st_size for path in to.iterdir())
-    print(msgspec.json.encode({"parity": difference, "bytes": size, "to": str(to)}).decode())
+    said = {"parity": difference, "bytes": size, "to": str(to), "variants": variants}
+    print(msgspec.json.encode(said).decode())
 
 
 def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from jax2onnx import to_onnx
 
 from models.data import Requests, Vocabulary
+from models.folder import Inputs, score, session
 from models.networks import Ranker
 from models.train import Examples, examples, predict
+from stream_app.errors import StreamAppError
 from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST, Data, Manifest, Probe
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
@@ -30,15 +31,16 @@ PARITY_MAX = 1e-4  # greatest difference between a score by ONNX and by JAX
 
 
 class Card(msgspec.Struct, frozen=True):
-    """What the manifest says of a model: its data, the counts of partitions it fits, figures."""
+    """What the manifest says of a model: data, counts of partitions it fits, figures, licence."""
 
     data: Data
     partitions: tuple[int, ...]
     metrics: dict[str, float]
+    licence: str | None = None
 
 
-class ParityError(Exception):
-    """The exported graph does not compute what the network does."""
+class ParityError(StreamAppError):
+    """The exported graph does not compute what the network does; whoever exports it acts."""
 
 
 def export(
@@ -82,6 +84,7 @@ def export(
         metrics=card.metrics | {"parity": difference},
         files=files,
         probes=tuple(_probe(given, wanted, place) for place in _probe_places(given)),
+        licence=card.licence,
     )
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     (folder / MANIFEST).write_bytes(text + b"\n")
@@ -109,21 +112,9 @@ def write_graph(model: Ranker, path: Path) -> None:
 
 def run(path: Path, given: Examples) -> npt.NDArray[np.float32]:
     """Return the scores by onnxruntime, one request a run as the stream does it; (n, N)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
-    found = []
-    for place in range(len(given.history)):
-        one = slice(place, place + 1)
-        inputs = {
-            "history": given.history[one],
-            "candidates": given.candidates[one],
-            "features": given.features[one],
-        }
-        found.append(session.run(["scores"], inputs)[0][0])
-    return np.array(found)
+    running = session(path.read_bytes())
+    inputs = Inputs(given.history, given.candidates, given.features)
+    return np.array([score(running, inputs, place) for place in range(len(inputs))])
 
 
 def parity(path: Path, given: Examples, wanted: npt.NDArray[np.float32]) -> float:

@@ -50,7 +50,8 @@ class Manifest(Struct, frozen=True):
 
     ``partitions`` are the numbers of partitions it was trained with, ``pool`` the candidates that
     it takes at once, ``items`` the lines of ``items.txt``, ``files`` the SHA-256 of the other two
-    files, in hexadecimal.
+    files, in hexadecimal. ``licence`` says on what terms the model may be used, ``precision`` how
+    its embeddings are stored; older folders lack both.
     """
 
     format: int
@@ -66,6 +67,8 @@ class Manifest(Struct, frozen=True):
     metrics: dict[str, float]
     files: dict[str, str]
     probes: Annotated[tuple[Probe, ...], Meta(min_length=1)]
+    licence: _Text | None = None
+    precision: _Text = "float32"
 
 
 class _Format(Struct):
