@@ -102,8 +102,9 @@ reference: $(DEV_STAMP) ## Write into docs/ what they take from the code: settin
 docs: reference ## Build the site of the docs: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Tests on a Kafka wait most of the time, so three processes fill two cores.
 test: setup kafka-jars docker-compose kcat prometheus lint ## Run all checks and tests, those on a real Kafka too
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 # --- things to run -----------------------------------------------------------------------------
 
