@@ -14,7 +14,7 @@ from models import report
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, ParityError, export
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
