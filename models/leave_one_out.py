@@ -39,16 +39,20 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 def judge(
-    scores: Callable[[Sequence[Items]], Scores], histories: Sequence[Items], targets: Items
+    scores: Callable[[Sequence[Items]], Scores],
+    histories: Sequence[Items],
+    targets: Items,
+    items: int,
 ) -> Quality:
     """Return how high the targets rank among what is not in the histories; n of each.
 
     Users are scored by the length of their histories, so that those of a batch are alike.
     """
     above, equal = np.zeros((2, len(targets)), np.int64)
-    for users in batches(histories, scores([]).shape[1]):
-        found = np.array(scores([histories[user] for user in users]))
-        above[users], equal[users] = rank(found, [histories[user] for user in users], targets[users])
+    for users in batches(histories, items):
+        seen = [histories[user] for user in users]
+        found = np.array(scores(seen))  # a copy, which is changed
+        above[users], equal[users] = rank(found, seen, targets[users])
     return quality(above, equal)
 
 

@@ -83,7 +83,9 @@ class NextItem:
             self.network,
             steps,
             len(list(_batches(given, settings.places, np.random.default_rng(0)))),
-            lambda: judge(self.scores, data.before_validation, data.validation).ndcg_at_10,
+            lambda: (
+                judge(self.scores, data.before_validation, data.validation, data.items).ndcg_at_10
+            ),
             settings.patience,
         )
         return self
