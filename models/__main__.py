@@ -1,4 +1,4 @@
-"""``python -m models``: the demo's ranker from nothing to a folder, and which model serves."""
+"""``python -m models``: the ranker from nothing to a folder, a benchmark, and what serves."""
 
 import sys
 from datetime import UTC, datetime
@@ -10,12 +10,14 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import registry, report
+from models import benchmark, registry, report
+from models.benchmark import NAMES
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, ParityError, export
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
+from models.sequences import read
 from models.train import Epoch, TrainSettings, build, load, train
 from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
@@ -141,6 +143,29 @@ def export_(
     (to / "README.md").write_text(card(manifest, figures), "utf-8")
     size = sum(path.stat().st_size for path in to.iterdir())
     print(msgspec.json.encode({"parity": difference, "bytes": size, "to": str(to)}).decode())
+
+
+@app.command("benchmark")
+def benchmark_(
+    sequences: Annotated[Path, typer.Option(help="lines `user item item ...`, oldest first")],
+    models: Annotated[str | None, typer.Option(help=f"some of {','.join(NAMES)}")] = None,
+    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
+    *,
+    json: Annotated[bool, typer.Option(help="no table, the line of JSON only")] = False,
+    write: Annotated[bool, typer.Option(help="docs/results/<name of the file>.*")] = False,
+) -> None:
+    """Train every network and baseline on a file of sequences and compare them, leave-one-out."""
+    try:
+        data = read(sequences)
+        results = benchmark.run(data, benchmark.chosen(models), seed)
+    except StreamAppError as error:
+        console.print(str(error))
+        raise typer.Exit(1) from None
+    if not json:
+        console.print(benchmark.table(results))
+    if write:
+        benchmark.write(results, data, sequences.stem)
+    print(msgspec.json.encode(benchmark.figures(results)).decode())
 
 
 def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:

@@ -18,7 +18,7 @@ import onnxruntime
 from jax2onnx import to_onnx
 
 from models.data import Requests, Vocabulary
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.train import Examples, examples, predict
 from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST, Data, Manifest, Probe
 from stream_app.stages.candidates import POOL_SIZE

@@ -23,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
-from models.networks import FAR, Ranker, Shape
+from models.networks import FAR, Sizes
+from models.ranker_network import Ranker
 from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
 
 TARGETS_MAX = 24  # items of a basket that the full softmax is asked for; of more, a draw
@@ -97,16 +98,10 @@ def examples(requests: Requests, vocabulary: Vocabulary, seed: int) -> Examples:
 
 def build(settings: TrainSettings, tokens: int, mean: jax.Array, scale: jax.Array) -> Ranker:
     """Return a fresh network; the features are centred by ``mean`` and multiplied by ``scale``."""
-    shape = Shape(
-        tokens,
-        HISTORY,
-        settings.width,
-        settings.blocks,
-        settings.heads,
-        settings.hidden,
-        settings.dropout,
+    sizes = Sizes(
+        tokens, HISTORY, settings.width, settings.blocks, settings.heads, settings.dropout
     )
-    return Ranker(shape, mean, scale, nnx.Rngs(settings.seed))
+    return Ranker(sizes, settings.hidden, mean, scale, nnx.Rngs(settings.seed))
 
 
 # --- what is minimised ----------------------------------------------------------------------------
@@ -120,7 +115,7 @@ def losses(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Return the weighted sum of both losses, and each: of the encoder and of the head."""
     history, candidates, features, bought, targets, sizes = batch
-    state = model.encoder(history)  # (B, D)
+    state = model.encoder(history)[:, 0]  # (B, D)
     scores = model.encoder.all_scores(state)  # (B, V)
     asked = targets != PADDING  # (B, T)
     each = jax.nn.logsumexp(scores, axis=-1, keepdims=True) - jnp.take_along_axis(
