@@ -1,4 +1,4 @@
-"""``python -m models``: the demo's ranker, from nothing to a folder, and a benchmark of networks."""
+"""``python -m models``: the demo's ranker from nothing to a folder; a benchmark of networks."""
 
 import sys
 from datetime import UTC, datetime

@@ -1,6 +1,7 @@
 """Mult-VAE and CFGAN as recommenders: both learn a user's set of items, without its order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -11,6 +12,7 @@ import optax
 from flax import nnx
 
 from models.descent import Epoch, Patience, descend
+from models.export import write_all_scores
 from models.leave_one_out import CELLS_MAX, Scores, judge
 from models.networks import CFGAN, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
@@ -98,6 +100,12 @@ class ItemSets:
         found: Scores = np.asarray(_all_scores(self.network, _filled(histories)))
         return found[: len(histories), FIRST_ITEM:]
 
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX: history, (1, 512) tokens -> scores, (1, items)."""
+        network = self.network
+        network.eval()
+        write_all_scores(lambda history: network(history)[:, FIRST_ITEM:], LENGTH_MAX, path)
+
     def _start(self, tokens: int) -> Callable[[Items, int], jax.Array]:
         """Make the network and its optimizers; return a step: histories, its number -> the loss."""
         settings, rngs = self.settings, nnx.Rngs(self.settings.seed)
@@ -136,8 +144,8 @@ def _filled(histories: Sequence[Items]) -> Items:
 def _owned(history: jax.Array, tokens: int) -> jax.Array:
     """Return 1 where a user has an item; (B, L) tokens -> (B, V)."""
     rows = jnp.arange(len(history))[:, None]
-    found = jnp.zeros((len(history), tokens)).at[rows, history].set(1.0)
-    return found.at[:, PADDING].set(0.0)
+    owned: jax.Array = jnp.zeros((len(history), tokens)).at[rows, history].set(history != PADDING)
+    return owned
 
 
 @nnx.jit
@@ -165,6 +173,7 @@ def _vae_step(
     network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float
 ) -> jax.Array:
     noise = jax.random.normal(key, (len(history), network.inner.in_features))
+    found: jax.Array
     found, gradient = nnx.value_and_grad(vae_loss)(network, history, noise, beta)
     optimizer.update(network, gradient)
     return found
@@ -186,9 +195,10 @@ def _discriminator_step(
     made = jax.nn.sigmoid(network.generator(history)) * shown
 
     def loss(discriminator: nnx.Module) -> jax.Array:
-        real, fake = discriminator(owned, history), discriminator(made, history)  # type: ignore[operator]
+        real, fake = discriminator(owned, history), discriminator(made, history)
         return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
 
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network.discriminator)
     optimizer.update(network.discriminator, gradient)
     return found
@@ -208,10 +218,11 @@ def _generator_step(
     shown = jnp.maximum(owned, jax.random.bernoulli(keys[1], settings.masked, owned.shape))
 
     def loss(generator: nnx.Module) -> jax.Array:
-        made = jax.nn.sigmoid(generator(history))  # type: ignore[operator]
+        made = jax.nn.sigmoid(generator(history))
         fooled = jax.nn.softplus(-network.discriminator(made * shown, history)).mean()
         return fooled + settings.zeros_weight * (zeros * made**2).sum(axis=1).mean()
 
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network.generator)
     optimizer.update(network.generator, gradient)
     return found

@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 
 from models.descent import Epoch, Patience, descend
+from models.export import write_all_scores
 from models.leave_one_out import Scores, judge
 from models.networks import LRURec, SASRec, Sizes
 from models.sequences import Items, Sequences, fitting, padded
@@ -99,6 +100,16 @@ class NextItem:
         found: Scores = np.asarray(_next_scores(self.network, filled))
         return found[: len(histories), FIRST_ITEM:]
 
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX: history, (1, 64) tokens -> scores, (1, items)."""
+        network = self.network
+        network.eval()
+        write_all_scores(
+            lambda history: network.all_scores(network(history)[:, 0])[:, FIRST_ITEM:],
+            LENGTHS[-1],
+            path,
+        )
+
 
 # --- one step -------------------------------------------------------------------------------------
 
@@ -166,6 +177,7 @@ cross_entropy.defvjp(_softmax, _backward)
 
 @nnx.jit
 def _step(network: Network, optimizer: nnx.Optimizer[Any], windows: Any) -> jax.Array:
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network, windows)
     optimizer.update(network, gradient)
     return found
