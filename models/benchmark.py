@@ -110,15 +110,15 @@ def table(results: Mapping[str, Result]) -> Table:
 
 def write(results: Mapping[str, Result], data: Sequences, name: str) -> None:
     """Write the page and the figures of a file of sequences into docs/results."""
+    count = sum(map(len, data.learned))
     rows = [f"| {each} | {' | '.join(_cells(result))} |" for each, result in _ordered(results)]
     lines = [
         f"# Next items on `{name}`",
         "",
-        f"Made by `python -m models benchmark --sequences {name}.txt --write`: "
-        f"{len(data.learned):,} users, {data.items:,} items, "
-        f"{sum(map(len, data.learned)):,} interactions to learn from. Of every user the last item is "
-        "the test and the last but one the validation; all items are ranked but those of the "
-        "history. The seconds are of fitting, early stopping included.",
+        f"Made by `python -m models benchmark --sequences {name}.txt --write`.",
+        f"{len(data.learned):,} users, {data.items:,} items, {count:,} interactions to learn from.",
+        "Of every user the last item is the test, the last but one the validation; all items are",
+        "ranked but those of the history. Fitting took the seconds, early stopping included.",
         "",
         "| model | Recall@5 | NDCG@5 | Recall@10 | NDCG@10 | seconds |",
         "|---|---:|---:|---:|---:|---:|",

@@ -54,7 +54,8 @@ class PersonalFrequency:
     def scores(self, histories: Sequence[Items]) -> Scores:
         """Return how often each item is in the history; n histories -> (n, items)."""
         popular = self.popularity.scores(histories)
-        return popular + matrix(histories, popular.shape[1]).toarray()
+        found: Scores = popular + matrix(histories, popular.shape[1]).toarray()
+        return found
 
 
 class CoVisitation:

@@ -1,6 +1,7 @@
 """Mult-VAE and CFGAN as recommenders: both learn a user's set of items, without its order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import jax
@@ -10,7 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 
+from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
+from models.export import write_all_scores
 from models.leave_one_out import CELLS_MAX, Scores, judge
 from models.networks import CFGAN, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
@@ -60,10 +63,13 @@ Settings = MultVAESettings | CFGANSettings
 
 
 class ItemSets:
-    """A network of sets of items with what trains it; ``network`` is there after :meth:`fit`."""
+    """A network of sets of items with what trains it; ``network`` is there after :meth:`fit`.
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    With ``checkpoints`` a run that was killed goes on.
+    """
+
+    def __init__(self, settings: Settings, checkpoints: Checkpoints | None = None) -> None:
+        self.settings, self.checkpoints = settings, checkpoints
         self.network: MultVAE | CFGAN
         self.epochs: list[Epoch] = []
 
@@ -73,11 +79,11 @@ class ItemSets:
         histories = [history for history in data.learned if len(history)]
         size = max(min(settings.users, CELLS_MAX // data.items), 1)
         count = max(len(histories) // size, 1)
-        step = self._start(data.items + FIRST_ITEM)
+        step, optimizers = self._start(data.items + FIRST_ITEM)
 
-        def steps(epoch: int) -> Iterator[jax.Array]:
+        def steps(epoch: int, begin: int) -> Iterator[jax.Array]:
             order = np.random.default_rng([settings.seed, epoch]).permutation(len(histories))
-            for number in range(count):
+            for number in range(begin, count):
                 users = order[number * size : (number + 1) * size]
                 given = _filled([histories[user] for user in users])
                 yield step(given, epoch * count + number)
@@ -90,6 +96,8 @@ class ItemSets:
                 judge(self.scores, data.before_validation, data.validation, data.items).ndcg_at_10
             ),
             settings.patience,
+            optimizers,
+            self.checkpoints,
         )
         return self
 
@@ -98,8 +106,16 @@ class ItemSets:
         found: Scores = np.asarray(_all_scores(self.network, _filled(histories)))
         return found[: len(histories), FIRST_ITEM:]
 
-    def _start(self, tokens: int) -> Callable[[Items, int], jax.Array]:
-        """Make the network and its optimizers; return a step: histories, its number -> the loss."""
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX: history, (1, 512) tokens -> scores, (1, items)."""
+        network = self.network
+        network.eval()
+        write_all_scores(lambda history: network(history)[:, FIRST_ITEM:], LENGTH_MAX, path)
+
+    def _start(
+        self, tokens: int
+    ) -> tuple[Callable[[Items, int], jax.Array], list[nnx.Optimizer[Any]]]:
+        """Make the network; return a step: histories, its number -> the loss; and optimizers."""
         settings, rngs = self.settings, nnx.Rngs(self.settings.seed)
         adam = optax.adam(settings.learning_rate)
         key = jax.random.key(settings.seed)
@@ -113,7 +129,7 @@ class ItemSets:
                 beta = settings.beta_max * min(1.0, number / settings.anneal_steps)
                 return _vae_step(vae, optimizer, given, jax.random.fold_in(key, number), beta)
 
-            return descend_vae
+            return descend_vae, [optimizer]
         gan = self.network = CFGAN(tokens, settings.hidden, settings.dropout, rngs)
         generator = nnx.Optimizer(gan.generator, adam, wrt=nnx.Param)
         discriminator = nnx.Optimizer(gan.discriminator, adam, wrt=nnx.Param)
@@ -123,7 +139,7 @@ class ItemSets:
             _discriminator_step(gan, discriminator, given, settings, keys[0])
             return _generator_step(gan, generator, given, settings, keys[1])
 
-        return descend_gan
+        return descend_gan, [generator, discriminator]
 
 
 def _filled(histories: Sequence[Items]) -> Items:
@@ -136,8 +152,8 @@ def _filled(histories: Sequence[Items]) -> Items:
 def _owned(history: jax.Array, tokens: int) -> jax.Array:
     """Return 1 where a user has an item; (B, L) tokens -> (B, V)."""
     rows = jnp.arange(len(history))[:, None]
-    found = jnp.zeros((len(history), tokens)).at[rows, history].set(1.0)
-    return found.at[:, PADDING].set(0.0)
+    owned: jax.Array = jnp.zeros((len(history), tokens)).at[rows, history].set(history != PADDING)
+    return owned
 
 
 @nnx.jit
@@ -165,6 +181,7 @@ def _vae_step(
     network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float
 ) -> jax.Array:
     noise = jax.random.normal(key, (len(history), network.inner.in_features))
+    found: jax.Array
     found, gradient = nnx.value_and_grad(vae_loss)(network, history, noise, beta)
     optimizer.update(network, gradient)
     return found
@@ -186,9 +203,10 @@ def _discriminator_step(
     made = jax.nn.sigmoid(network.generator(history)) * shown
 
     def loss(discriminator: nnx.Module) -> jax.Array:
-        real, fake = discriminator(owned, history), discriminator(made, history)  # type: ignore[operator]
+        real, fake = discriminator(owned, history), discriminator(made, history)
         return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
 
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network.discriminator)
     optimizer.update(network.discriminator, gradient)
     return found
@@ -208,10 +226,11 @@ def _generator_step(
     shown = jnp.maximum(owned, jax.random.bernoulli(keys[1], settings.masked, owned.shape))
 
     def loss(generator: nnx.Module) -> jax.Array:
-        made = jax.nn.sigmoid(generator(history))  # type: ignore[operator]
+        made = jax.nn.sigmoid(generator(history))
         fooled = jax.nn.softplus(-network.discriminator(made * shown, history)).mean()
         return fooled + settings.zeros_weight * (zeros * made**2).sum(axis=1).mean()
 
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network.generator)
     optimizer.update(network.generator, gradient)
     return found

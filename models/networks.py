@@ -152,7 +152,8 @@ class LRURec(SequenceNetwork):
         x = self.norm(self.dropout(self.items(history)))  # (B, L, D)
         for block in self.blocks:
             x = block(x, known)
-        return x[:, -asked:]
+        states: jax.Array = x[:, -asked:]
+        return states
 
     def start(self, users: int) -> jax.Array:
         """Return the memory of users without a history; (B, blocks, 2, 2 D)."""

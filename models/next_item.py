@@ -5,6 +5,7 @@ RecSys 2023: it, not the network, is what the published figures of SASRec lacked
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,9 +17,12 @@ import numpy.typing as npt
 import optax
 from flax import nnx
 
+from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
+from models.export import write_all_scores
 from models.leave_one_out import Scores, judge
 from models.networks import LRURec, SASRec, Sizes
+from models.parallel import Spread, Step
 from models.sequences import Items, Sequences, fitting, padded
 from stream_app.manifest import FIRST_ITEM, PADDING
 
@@ -46,14 +50,20 @@ class NextItemSettings(msgspec.Struct, frozen=True):
 
 
 class NextItem:
-    """A sequence network with what trains it; ``network`` is there after :meth:`fit`."""
+    """A sequence network with what trains it; ``network`` is there after :meth:`fit`.
+
+    With ``checkpoints`` a run that was killed goes on; with ``spread`` over several processes.
+    """
 
     def __init__(
         self,
         build: Callable[[Sizes, nnx.Rngs], Network],
         settings: NextItemSettings = NextItemSettings(),  # noqa: B008  (it is frozen)
+        checkpoints: Checkpoints | None = None,
+        spread: Spread | None = None,
     ) -> None:
         self.build, self.settings = build, settings
+        self.checkpoints, self.spread = checkpoints, spread
         self.network: Network
         self.epochs: list[Epoch] = []
 
@@ -75,10 +85,15 @@ class NextItem:
             wrt=nnx.Param,
         )
 
-        def steps(epoch: int) -> Iterator[jax.Array]:
+        step: Step = _step
+        if self.spread is not None:
+            self.spread.place(self.network, optimizer)
+            step = self.spread.step(loss)
+
+        def steps(epoch: int, begin: int) -> Iterator[jax.Array]:
             rng = np.random.default_rng([settings.seed, epoch])
-            for windows in _batches(given, settings.places, rng):
-                yield _step(self.network, optimizer, windows)
+            for windows in islice(_batches(given, settings.places, rng), begin, None):
+                yield step(self.network, optimizer, windows)
 
         self.epochs = descend(
             self.network,
@@ -88,6 +103,8 @@ class NextItem:
                 judge(self.scores, data.before_validation, data.validation, data.items).ndcg_at_10
             ),
             settings.patience,
+            [optimizer],
+            self.checkpoints,
         )
         return self
 
@@ -98,6 +115,16 @@ class NextItem:
         filled = np.pad(padded(histories, length), ((0, rows - len(histories)), (0, 0)))
         found: Scores = np.asarray(_next_scores(self.network, filled))
         return found[: len(histories), FIRST_ITEM:]
+
+    def export(self, path: Path) -> None:
+        """Write the network as ONNX: history, (1, 64) tokens -> scores, (1, items)."""
+        network = self.network
+        network.eval()
+        write_all_scores(
+            lambda history: network.all_scores(network(history)[:, 0])[:, FIRST_ITEM:],
+            LENGTHS[-1],
+            path,
+        )
 
 
 # --- one step -------------------------------------------------------------------------------------
@@ -166,6 +193,7 @@ cross_entropy.defvjp(_softmax, _backward)
 
 @nnx.jit
 def _step(network: Network, optimizer: nnx.Optimizer[Any], windows: Any) -> jax.Array:
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(network, windows)
     optimizer.update(network, gradient)
     return found

@@ -1,4 +1,4 @@
-"""The served ranker: a sequence encoder reads the history, a head weighs what it says with features.
+"""The served ranker: an encoder reads the history, a head weighs what it says with features.
 
 Shapes are in comments: B requests, L places of the history, N candidates, F features, D width.
 """
