@@ -78,7 +78,7 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            arrays = {name: _plain(leaf) for name, leaf in _leaves(state)}
+            arrays = {name: plain(leaf) for name, leaf in _leaves(state)}
             arrays[_NOTES] = _bytes(msgspec.json.encode(notes))
             arrays[_RUN] = _bytes(self.run.encode())
             write_arrays(self.folder / f"epoch-{epoch:06}-step-{step:09}.npz", arrays)
@@ -113,14 +113,14 @@ class Checkpoints:
             return None
         run, notes = found.pop(_RUN).tobytes().decode(), found.pop(_NOTES).tobytes()
         wanted = dict(_leaves(like))
-        if run != self.run or {name: _plain(each).shape for name, each in wanted.items()} != {
+        if run != self.run or {name: plain(each).shape for name, each in wanted.items()} != {
             name: each.shape for name, each in found.items()
         }:
             raise CheckpointError(
                 f"{self.folder} holds checkpoints of another run, with other data or settings: "
                 "empty it, or give another --folder"
             )
-        leaves = [_placed(found[name], leaf) for name, leaf in wanted.items()]
+        leaves = [placed(found[name], leaf, leaf.sharding) for name, leaf in wanted.items()]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), msgspec.json.decode(notes)
 
     def _paths(self) -> list[Path]:
@@ -162,17 +162,23 @@ def _is_key(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _plain(leaf: Any) -> npt.NDArray[Any]:
+def plain(leaf: Any) -> npt.NDArray[Any]:
     """Return an array as NumPy's; a key of chance as its numbers."""
     return np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
 
 
-def _placed(array: npt.NDArray[Any], like: Any) -> Any:
-    """Return an array as jax's, of the kind and in the place of another."""
+def placed(array: npt.NDArray[Any], like: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Return an array of :func:`plain` as jax's, of the kind of another, on these devices.
+
+    Where devices of other processes are among them, these must call it with the same array.
+    """
     if _is_key(like):
-        key = jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
-        return jax.device_put(key, like.sharding)
-    return jax.device_put(array.astype(like.dtype), like.sharding)
+        numbers = placed(array, array, sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(like))
+    array = array.astype(like.dtype)
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_process_local_data(sharding, array)
 
 
 def _bytes(text: bytes) -> npt.NDArray[np.uint8]:

@@ -64,12 +64,16 @@ def descend(  # noqa: PLR0913, PLR0917 - each is a part of its own
     losses of the others, ``steps_max`` in all at most, while it changes the model by the
     ``optimizers``; ``judge`` returns the NDCG of the model as it is.
     """
-    console, name = Console(stderr=True), type(model).__name__
+    console, name = Console(stderr=True, quiet=jax.process_index() > 0), type(model).__name__
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     course, best = Course(), nnx.state(model)
 
     def state() -> dict[str, Any]:
-        return {"model": nnx.state(model), "best": best, "optimizers": list(map(nnx.state, optimizers))}
+        return {
+            "model": nnx.state(model),
+            "best": best,
+            "optimizers": list(map(nnx.state, optimizers)),
+        }
 
     def save() -> None:
         assert checkpoints is not None, "it was asked for"
@@ -80,9 +84,13 @@ def descend(  # noqa: PLR0913, PLR0917 - each is a part of its own
     if kept is not None:
         course = msgspec.convert(kept[1], Course)
         best = kept[0]["best"]
-        for module, own in zip((model, *optimizers), (kept[0]["model"], *kept[0]["optimizers"]), strict=True):
+        for module, own in zip(
+            (model, *optimizers), (kept[0]["model"], *kept[0]["optimizers"]), strict=True
+        ):
             nnx.update(module, own)
-        console.print(f"{name} goes on after {len(course.epochs)} epochs, {len(course.losses)} steps")
+        console.print(
+            f"{name} goes on after {len(course.epochs)} epochs, {len(course.losses)} steps"
+        )
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:

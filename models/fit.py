@@ -88,9 +88,7 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     log = read_log(Source(data, mapping))
     divide = leave_one_out if split == "leave-one-out" else temporal
     given = divide(log, chosen(types), item_events_min)
-    settings = FitSettings(
-        network, width, dropout, learning_rate, places, epochs, patience, seed
-    )
+    settings = FitSettings(network, width, dropout, learning_rate, places, epochs, patience, seed)
     found = run(given, settings, folder, checkpoint_seconds, Spread() if processes > 1 else None)
     if jax.process_index() == 0:
         print(msgspec.json.encode(found).decode())
@@ -111,9 +109,7 @@ def run(
         When the folder holds checkpoints of other data or settings.
     """
     began = monotonic_seconds()
-    checkpoints = Checkpoints(
-        folder / "checkpoints", _name_of(data, settings), checkpoint_seconds
-    )
+    checkpoints = Checkpoints(folder / "checkpoints", _name_of(data, settings), checkpoint_seconds)
     model = _MODELS[settings.network](settings, checkpoints, spread).fit(data)
     quality = judge(model.scores, data.before_test, data.test, data.items)
     if jax.process_index() == 0:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
+from models.checkpoint import placed, plain
 from stream_app.errors import StreamAppError
 from stream_app.manifest import PADDING
 
@@ -53,13 +54,14 @@ class Spread:
     """The processes of a run, all of which must call the same in the same order."""
 
     def __init__(self) -> None:
-        self.mesh = jax.make_mesh((jax.device_count(),), (AXIS,))
+        self.mesh = jax.make_mesh((jax.device_count(),), (AXIS,), (jax.sharding.AxisType.Auto,))
 
     def place(self, *modules: nnx.Module | nnx.Optimizer[Any]) -> None:
         """Give every process the same weights, which they have computed from the same seed."""
         everywhere = NamedSharding(self.mesh, EVERYWHERE)
         for module in modules:
-            nnx.update(module, jax.device_put(nnx.state(module), everywhere))
+            own = nnx.state(module)
+            nnx.update(module, jax.tree.map(lambda x: placed(plain(x), x, everywhere), own))
 
     def step(self, loss: Loss) -> Step:
         """Return a step: network, optimizer and a batch's windows, (B, L + 1) tokens -> the loss.
