@@ -10,7 +10,7 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import benchmark, data_commands, fit, registry, report
+from models import benchmark, data_commands, fit, registry, report, retrain
 from models.benchmark import NAMES
 from models.card import card
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
@@ -38,7 +38,7 @@ REQUESTS, TOKENS, CHECKPOINT, RUN = "requests.npz", "items.txt", "checkpoint", "
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-for each in (data_commands, fit, registry):
+for each in (data_commands, fit, registry, retrain):
     app.registered_commands += each.app.registered_commands
 console = Console(stderr=True, width=100)
 

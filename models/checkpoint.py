@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,7 @@ def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
     """Write arrays so that a file of this name is a whole one, even if the power fails."""
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **cast("dict[str, Any]", arrays))
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)

@@ -4,6 +4,7 @@ Also how a log becomes sequences: by leave-one-out, or by a temporal split.
 """
 
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -199,7 +200,7 @@ def histories(
     bounds = np.searchsorted(user, np.arange(len(log.users) + 1)).tolist()
     return [
         (log.users[number], item[begin:end], time_ms[begin:end])
-        for number, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for number, (begin, end) in enumerate(pairwise(bounds))
         if end > begin
     ]
 

@@ -23,17 +23,19 @@ ItemEventsOption = Annotated[
     int, typer.Option("--item-events-min", min=1, help="rarer items are left out")
 ]
 
+TYPES_TEXT = ",".join(TYPES)
+
 app = typer.Typer()
 
 
 @app.command()
-def data(
+def data(  # noqa: PLR0913 - an argument is an option
     data: DataOption,
     mapping: MappingOption = None,
     sequences: Annotated[
         Path | None, typer.Option(help="write lines `user item item ...`, for `benchmark`")
     ] = None,
-    types: TypesOption = ",".join(TYPES),
+    types: TypesOption = TYPES_TEXT,
     item_events_min: ItemEventsOption = 1,
     *,
     json: Annotated[bool, typer.Option("--json", help="a line of JSON only")] = False,

@@ -1,4 +1,4 @@
-"""``python -m models fit``: a network of the literature on any data; resumed, spread, with curves."""
+"""``python -m models fit``: a network on any data, which a kill only interrupts; with curves."""
 
 import hashlib
 import sys
@@ -14,8 +14,15 @@ import typer
 from flax import nnx
 
 from models.checkpoint import SECONDS, Checkpoints, write_arrays
-from models.data_card import TYPES, leave_one_out, temporal
-from models.data_commands import DataOption, ItemEventsOption, MappingOption, TypesOption, chosen
+from models.data_card import leave_one_out, temporal
+from models.data_commands import (
+    TYPES_TEXT,
+    DataOption,
+    ItemEventsOption,
+    MappingOption,
+    TypesOption,
+    chosen,
+)
 from models.descent import Epoch, Patience
 from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import judge
@@ -53,7 +60,7 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     folder: Annotated[Path, typer.Option(help="weights, curve, checkpoints")] = Path("build/fit"),
     network: Annotated[Name, typer.Option(help="which")] = "sasrec",
     split: Annotated[Split, typer.Option(help="what is held back")] = "leave-one-out",
-    types: TypesOption = ",".join(TYPES),
+    types: TypesOption = TYPES_TEXT,
     item_events_min: ItemEventsOption = 1,
     width: Annotated[int, typer.Option(min=2, help="of the vectors")] = 64,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,

@@ -80,7 +80,8 @@ class Spread:
             (found, slope), counts = _slope(loss, mesh, network, windows)
             nnx.update(network, counts)
             optimizer.update(network, slope)
-            return found
+            mean: jax.Array = found
+            return mean
 
         def step(network: Any, optimizer: Any, windows: npt.NDArray[np.int32]) -> jax.Array:
             filled = np.pad(windows, ((0, -len(windows) % count), (0, 0)))  # PADDING asks nothing
@@ -94,7 +95,7 @@ class Spread:
 
 def _slope(loss: Loss, mesh: jax.sharding.Mesh, network: Any, windows: jax.Array) -> Any:
     """Return the loss of a batch and its gradient, and the counts of chance after it."""
-    graph, weights, rest = nnx.split(network, nnx.Param, ...)
+    graph, weights, rest = nnx.split(network, nnx.Param, nnx.Not(nnx.Param))
 
     def part(weights: Any, rest: Any, windows: jax.Array) -> Any:
         here = jax.lax.axis_index(AXIS)

@@ -146,7 +146,9 @@ class Source:
         first_ms = first_time_ms(read_rows(path, kind), mapping)
         return self._mapped(mapping, read_rows(path, kind), first_ms)
 
-    def _mapped(self, mapping: Mapping, rows: Iterable[Any], first_ms: int | None) -> Any:
+    def _mapped(
+        self, mapping: Mapping, rows: Iterable[Any], first_ms: int | None
+    ) -> Iterator[Record]:
         records = MappedRecords(mapping, first_ms=first_ms)
         self.tally = records.tally
         return (record for record in records.of(rows) if record is not None)
@@ -355,10 +357,10 @@ class _Kept:
                 begin = end
         rows = rows[kept]
         rows = rows[np.argsort(rows[:, 3], kind="stable")]
-        user_names, user = _renamed(list(self._users), rows[:, 0])
-        item_names, item = _renamed(list(self._items), rows[:, 1])
+        user_names, users = _renamed(list(self._users), rows[:, 0])
+        item_names, items = _renamed(list(self._items), rows[:, 1])
         kind = rows[:, 2].astype(np.int8)
-        return Log(user_names, item_names, user, item, kind, rows[:, 3], self.counts)
+        return Log(user_names, item_names, users, items, kind, rows[:, 3], self.counts)
 
 
 def _renamed(

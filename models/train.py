@@ -6,7 +6,7 @@ the head, and the encoder through it, by a softmax over the candidates of the re
 weighing as much as recall lets it: a hit in a basket of n items counts 1 / n.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,21 +180,23 @@ class Epoch(msgspec.Struct, frozen=True):
     validation: Quality | None
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - each is a part of its own
     training: Requests,
     validation: Requests | None,
     vocabulary: Vocabulary,
     settings: TrainSettings,
     folder: Path,
+    warm: Callable[[Ranker], object] = id,
 ) -> tuple[Ranker, list[Epoch]]:
     """Return the network of the best epoch by validation NDCG, or of the last without validation.
 
-    ``folder`` gets a checkpoint of it.
+    ``folder`` gets a checkpoint of it. ``warm`` may give the fresh network earlier weights.
     """
     given = examples(training, vocabulary, settings.seed)
     rows = training.features[training.candidates != 0]
     mean, scale = rows.mean(axis=0), _scale(rows)
     model = build(settings, vocabulary.size, jnp.asarray(mean), jnp.asarray(scale))
+    warm(model)
     useful = np.flatnonzero(given.bought.any(axis=1) | (given.targets != PADDING).any(axis=1))
     total = max(len(useful) // settings.batch, 1) * settings.epochs_max
     warmup = min(settings.warmup_steps, total // 2)

@@ -1,4 +1,4 @@
-"""Data for training runs of seconds: users who go round a circle of items, from where they began."""
+"""Data for training runs of seconds: users who go round a circle of items."""
 
 from pathlib import Path
 

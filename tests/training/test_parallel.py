@@ -57,8 +57,9 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         np.load(tmp_path / "one" / WEIGHTS) as first,
         np.load(tmp_path / "two" / WEIGHTS) as second,
     ):
-        for name in first:
-            assert np.allclose(first[name], second[name], atol=1e-4), name
+        # A bias of keys changes no attention: its gradient is rounding, which Adam makes steps of.
+        for name in set(first) - {each for each in first if "['key']['bias']" in each}:
+            assert np.allclose(first[name], second[name], atol=1e-5), name
 
 
 def test_a_process_that_fails_ends_the_run() -> None:
@@ -79,8 +80,10 @@ def test_what_cannot_be_spread_is_told(tmp_path: Path) -> None:
         (("--process", "1"), "give --coordinator"),
     ):
         done = subprocess.run(
-            [sys.executable, "-m", "models", "fit", "--data", "synthetic", "--processes", "2"]
-            + [*words, "--folder", str(tmp_path)],
+            [
+                *(sys.executable, "-m", "models", "fit", "--data", "synthetic"),
+                *("--processes", "2", *words, "--folder", str(tmp_path)),
+            ],
             capture_output=True,
             text=True,
             timeout=120,

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.data_card import data_card, histories, leave_one_out, lines, temporal
 from models.sequences import SequencesError, read
-from models.sources import Log, Part, Source, SourceError, admitted, read_log
 from models.sources import Counts as SourceCounts
+from models.sources import Log, Part, Source, SourceError, admitted, read_log
 from stream_app.config import StageSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import partition_for
