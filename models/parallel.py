@@ -95,7 +95,8 @@ class Spread:
 
 def _slope(loss: Loss, mesh: jax.sharding.Mesh, network: Any, windows: jax.Array) -> Any:
     """Return the loss of a batch and its gradient, and the counts of chance after it."""
-    graph, weights, rest = nnx.split(network, nnx.Param, nnx.Not(nnx.Param))
+    parts: Any = nnx.split(network, nnx.Param, nnx.Not(nnx.Param))
+    graph, weights, rest = parts
 
     def part(weights: Any, rest: Any, windows: jax.Array) -> Any:
         here = jax.lax.axis_index(AXIS)

@@ -89,7 +89,7 @@ def test_a_cycle_is_due_by_time_drift_and_auc() -> None:
 
 
 def test_a_workers_metrics_are_read() -> None:
-    """Drifts for the worse are added up over targets; of the AUCs the least counts, NaN does not."""
+    """Drifts for the worse are added up; of the AUCs the least counts, NaN does not."""
     text = (
         "# TYPE stream_app_drifts counter\n"
         'stream_app_drifts_total{target="purchase",horizon="session",direction="worse"} 2\n'
@@ -137,7 +137,7 @@ def test_any_source_becomes_requests(tmp_path: Path) -> None:
 
 
 def test_weights_are_carried_over_by_the_names_of_items() -> None:
-    """An item keeps its vector under a new token; a new item has a fresh one; the rest is copied."""
+    """An item keeps its vector under a new token, a new one has a fresh one; the rest is copied."""
     settings, neutral = TrainSettings(width=8, hidden=4), (jnp.zeros(len(FEATURE_NAMES)),) * 2
     before, now = Vocabulary(["a", "b", "c"]), Vocabulary(["c", "d", "a", "e"])
     last = build(settings, before.size, *neutral)

@@ -213,7 +213,7 @@ def test_data_command_prints_a_card_and_writes_sequences(tmp_path: Path) -> None
 
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
     """A missing file, a shop with a mapping, a type of nobody and empty data say what to do."""
-    with pytest.raises(SourceError, match="there is no file nowhere.csv: name one"):
+    with pytest.raises(SourceError, match=r"there is no file nowhere\.csv: name one"):
         Source("nowhere.csv")
     with pytest.raises(SourceError, match="leave --mapping out"):
         Source("synthetic", "rees46")
