@@ -1,6 +1,7 @@
 """The published networks, the baselines and the benchmark, on histories with a pattern."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from models.combined import Combined
 from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.descent import Patience
 from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings
-from models.leave_one_out import judge, quality, rank
+from models.leave_one_out import Recommender, judge, quality, rank
 from models.networks import LRURec, SASRec, SequenceNetwork, Sizes
 from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
 from models.sequences import Sequences, SequencesError, padded, read, split
@@ -26,10 +27,10 @@ from stream_app.manifest import FIRST_ITEM, PADDING
 ITEMS = 20
 SIZES = Sizes(ITEMS + FIRST_ITEM, 16, 8, 2, 2, 0.0)
 BRIEF = Patience(epochs_max=6, epochs=6)
-SEQUENCE = {"width": 16, "blocks": 1, "dropout": 0.1, "learning_rate": 1e-2, "patience": BRIEF}
-LEARNERS = {
-    "sasrec": lambda: NextItem(SASRec, NextItemSettings(**SEQUENCE)),
-    "lrurec": lambda: NextItem(LRURec, NextItemSettings(**SEQUENCE)),
+SEQUENCE = NextItemSettings(width=16, blocks=1, dropout=0.1, learning_rate=1e-2, patience=BRIEF)
+LEARNERS: dict[str, Callable[[], Recommender]] = {
+    "sasrec": lambda: NextItem(SASRec, SEQUENCE),
+    "lrurec": lambda: NextItem(LRURec, SEQUENCE),
     "mult_vae": lambda: ItemSets(
         MultVAESettings(hidden=32, width=16, learning_rate=1e-2, users=32, patience=BRIEF)
     ),
@@ -67,14 +68,14 @@ def data() -> Sequences:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Sequences) -> dict[str, object]:
+def fitted(data: Sequences) -> dict[str, Recommender]:
     """Every model, fitted to the pattern."""
     return {name: make().fit(data) for name, make in LEARNERS.items()}
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_model_finds_the_pattern(
-    name: str, data: Sequences, fitted: dict[str, object]
+    name: str, data: Sequences, fitted: dict[str, Recommender]
 ) -> None:
     """Of twenty items the five best hold the next one far more often than popularity finds it."""
     found = judge(fitted[name].scores, data.before_test, data.test, data.items)
@@ -85,10 +86,11 @@ def test_each_model_finds_the_pattern(
 
 @pytest.mark.parametrize("name", ["sasrec", "lrurec", "mult_vae", "cfgan"])
 def test_an_exported_network_scores_the_same(
-    name: str, data: Sequences, fitted: dict[str, object], tmp_path: Path
+    name: str, data: Sequences, fitted: dict[str, Recommender], tmp_path: Path
 ) -> None:
     """The ONNX file computes what the network does, whatever the filling."""
     model = fitted[name]
+    assert isinstance(model, NextItem | ItemSets)
     model.export(tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession((tmp_path / "network.onnx").read_bytes())
     length = LENGTHS[-1] if isinstance(model, NextItem) else LENGTH_MAX
@@ -229,7 +231,7 @@ def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
 
 
 def test_combined_weighs_its_parts_by_the_validation(
-    data: Sequences, fitted: dict[str, object]
+    data: Sequences, fitted: dict[str, Recommender]
 ) -> None:
     """It is no worse on the validation than either part alone, and proposes nothing seen."""
     counts, network = fitted["co_visitation"], fitted["sasrec"]
@@ -241,7 +243,9 @@ def test_combined_weighs_its_parts_by_the_validation(
     assert all((row[h] == 0).all() for row, h in zip(scores, data.before_test, strict=True))
 
 
-def test_the_same_seed_gives_the_same_network(data: Sequences, fitted: dict[str, object]) -> None:
+def test_the_same_seed_gives_the_same_network(
+    data: Sequences, fitted: dict[str, Recommender]
+) -> None:
     """Training is repeatable."""
     again = LEARNERS["sasrec"]().fit(data)
     some = data.before_test[:20]
