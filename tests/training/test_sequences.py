@@ -49,6 +49,13 @@ def ring(users: int = 200, seed: int = 0) -> list[list[str]]:
     return [[f"i{(start + place) % ITEMS}" for place in range(7)] for start in starts]
 
 
+@pytest.fixture(scope="module", params=[SASRec, LRURec])
+def fresh(request: pytest.FixtureRequest) -> SASRec | LRURec:
+    """Each sequence network, untrained and small."""
+    network: SASRec | LRURec = request.param(SIZES, nnx.Rngs(0))
+    return network
+
+
 @nnx.jit(static_argnames="asked")
 def states(network: SASRec | LRURec, history: jax.Array, asked: int) -> jax.Array:
     """Return what a network says, compiled at once."""
@@ -101,25 +108,21 @@ def test_an_exported_network_scores_the_same(
         assert np.abs(session.run(None, given)[0][0] - scores).max() < 1e-4
 
 
-@pytest.mark.parametrize("network", [SASRec, LRURec])
-def test_the_future_does_not_leak(network: type[SASRec | LRURec]) -> None:
+def test_the_future_does_not_leak(fresh: SASRec | LRURec) -> None:
     """Another later item leaves the states before it as they were, and changes its own."""
-    model = network(SIZES, nnx.Rngs(0))
     history = jnp.asarray([[PADDING, 3, 4, 5, 6, 7, 8, 9]])
-    before, after = states(model, history, 8), states(model, history.at[0, 5].set(15), 8)
+    before, after = states(fresh, history, 8), states(fresh, history.at[0, 5].set(15), 8)
     changes = np.abs(np.asarray(before - after)).max(axis=2)[0]
     assert changes[1:5].max() == 0  # the first place is filling: nobody asks for its state
     assert changes[5:].min() > 1e-3
 
 
-@pytest.mark.parametrize("network", [SASRec, LRURec])
-def test_filling_does_not_matter(network: type[SASRec | LRURec]) -> None:
+def test_filling_does_not_matter(fresh: SASRec | LRURec) -> None:
     """A history says the same in a long row and in a short one, and of many states and of one."""
-    model = network(SIZES, nnx.Rngs(0))
     short = jnp.asarray([[3, 4, 5]])
     long = jnp.asarray([[PADDING] * 10 + [3, 4, 5]])
-    assert jnp.allclose(states(model, short, 3), states(model, long, 3), atol=1e-5)
-    assert jnp.allclose(states(model, long, 1), states(model, long, 3)[:, -1:], atol=1e-5)
+    assert jnp.allclose(states(fresh, short, 3), states(fresh, long, 3), atol=1e-5)
+    assert jnp.allclose(states(fresh, long, 1), states(fresh, long, 3)[:, -1:], atol=1e-5)
 
 
 def test_lrurec_item_by_item_is_lrurec_at_once() -> None:
