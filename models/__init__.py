@@ -1,10 +1,22 @@
 """Offline training: what learns from the log in minutes, and leaves a file that the stream serves.
 
-In the order of the work::
+Networks that say what comes next, one file for all four, and the benchmark of them::
+
+    networks.py       SASRec, LRURec, Mult-VAE, CFGAN: each whole on a screen or two
+    sequences.py      lines `user item item ...` -> histories, and what is held back
+    counts.py         popularity, personal frequency, forward co-visitation, EASE
+    descent.py        epochs with early stopping
+    next_item.py      how SASRec and LRURec learn
+    item_sets.py      how Mult-VAE and CFGAN learn
+    combined.py       co-visitation and a network as one, as a stream serves them
+    leave_one_out.py  full ranking: recall and NDCG of the item that came next
+    benchmark.py      all of them on one file: a table, a page, a line of JSON
+
+The served ranker, in the order of the work::
 
     replay.py     baskets, the questions before them, a partition of the program in this process
     data.py       a shop's events -> requests with their candidates, through the program itself
-    networks.py   the ranker: a sequence encoder (SASRec) and a head that weighs it with features
+    ranker_network.py  SASRec and a head that weighs what it says with the features
     baselines.py  the formula, a logistic regression, boosted trees: what the network must beat
     train.py      gradient descent with early stopping, checkpoints and curves
     evaluate.py   how good rankings of candidates are: recall, hit rate, NDCG, with intervals
@@ -12,7 +24,7 @@ In the order of the work::
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
     card.py       the model card
-    __main__.py   python -m models train | evaluate | export
+    __main__.py   python -m models train | evaluate | export | benchmark
 
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

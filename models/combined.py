@@ -10,11 +10,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from models.leave_one_out import Recommender, Scores, judge
+from models.leave_one_out import Recommender, Scores, batches, quality, rank
 from models.sequences import Items, Sequences
 from stream_app.stages.candidates import POOL_SIZE
 
-WEIGHTS = np.linspace(0.0, 1.0, 11).tolist()  # of the network, that are tried
+WEIGHTS = [place / 20 for place in range(21)]  # of the network, that are tried
+_LEAST = 1e-9  # a sum that is divided by
 
 
 class Combined:
@@ -26,26 +27,37 @@ class Combined:
 
     def fit(self, data: Sequences) -> Self:
         """Choose the weight by the NDCG of the validation items; the parts are fitted already."""
-        found = {}
-        for self.weight in WEIGHTS:
-            found[self.weight] = judge(
-                self.scores, data.before_validation, data.validation, data.items
-            ).ndcg_at_10
-        self.weight = max(found, key=lambda weight: found[weight])
+        histories, targets = data.before_validation, data.validation
+        above, equal = np.zeros((2, len(WEIGHTS), len(targets)), np.int64)
+        for users in batches(histories, data.items):
+            seen = [histories[user] for user in users]
+            parts = self._shares(seen)
+            for place, weight in enumerate(WEIGHTS):
+                mixed = _mixed(*parts, weight)
+                above[place, users], equal[place, users] = rank(mixed, seen, targets[users])
+        found = [quality(*each).ndcg_at_10 for each in zip(above, equal, strict=True)]
+        self.weight = WEIGHTS[int(np.argmax(found))]
         return self
 
     def scores(self, histories: Sequence[Items]) -> Scores:
         """Return the weighted shares of the candidates, 0 elsewhere; n histories -> (n, items)."""
-        counts = self.counts.scores(histories)
-        counts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9)
+        return _mixed(*self._shares(histories), self.weight)
+
+    def _shares(self, histories: Sequence[Items]) -> tuple[Scores, Scores]:
+        """Return the shares by counts and by the network, 0 for what is no candidate."""
+        counts = np.array(self.counts.scores(histories))
+        _forget(counts, histories)
+        counts /= np.maximum(counts.sum(axis=1, keepdims=True), _LEAST)
         logits = self.network.scores(histories)
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-        chances /= chances.sum(axis=1, keepdims=True)
-        for part in (counts, chances):
-            _forget(part, histories)
+        _forget(chances, histories)
+        chances /= np.maximum(chances.sum(axis=1, keepdims=True), _LEAST)
         pool = _best(counts, self.pool // 2) | _best(chances, self.pool // 2)
-        found: Scores = pool * ((1 - self.weight) * counts + self.weight * chances)
-        return found
+        return counts * pool, chances * pool
+
+
+def _mixed(counts: Scores, chances: Scores, weight: float) -> Scores:
+    return np.float32(1 - weight) * counts + np.float32(weight) * chances
 
 
 def _forget(shares: Scores, histories: Sequence[Items]) -> None:

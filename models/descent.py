@@ -21,7 +21,7 @@ class Patience(msgspec.Struct, frozen=True):
     """How long to go on: ``epochs_max`` at most, and ``epochs`` without a gain."""
 
     epochs_max: int = 60
-    epochs: int = 4
+    epochs: int = 5
 
 
 class Epoch(msgspec.Struct, frozen=True):

@@ -221,9 +221,9 @@ def _generator_step(
     key: jax.Array,
 ) -> jax.Array:
     owned = _owned(history, network.generator.items.num_embeddings)  # (B, V)
-    keys = jax.random.split(key)
-    zeros = jax.random.bernoulli(keys[0], settings.zeros, owned.shape) * (1 - owned)
-    shown = jnp.maximum(owned, jax.random.bernoulli(keys[1], settings.masked, owned.shape))
+    drawn = jax.random.uniform(key, owned.shape)  # one draw for both: they need not overlap
+    zeros = (drawn < settings.zeros) * (1 - owned)
+    shown = jnp.maximum(owned, drawn > 1 - settings.masked)
 
     def loss(generator: nnx.Module) -> jax.Array:
         made = jax.nn.sigmoid(generator(history))

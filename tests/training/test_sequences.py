@@ -1,6 +1,7 @@
 """The published networks, the baselines and the benchmark, on histories with a pattern."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from models.combined import Combined
 from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.descent import Patience
 from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings
-from models.leave_one_out import judge, quality, rank
+from models.leave_one_out import Recommender, judge, quality, rank
 from models.networks import LRURec, SASRec, SequenceNetwork, Sizes
 from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
 from models.sequences import Sequences, SequencesError, padded, read, split
@@ -26,10 +27,10 @@ from stream_app.manifest import FIRST_ITEM, PADDING
 ITEMS = 20
 SIZES = Sizes(ITEMS + FIRST_ITEM, 16, 8, 2, 2, 0.0)
 BRIEF = Patience(epochs_max=6, epochs=6)
-SEQUENCE = {"width": 16, "blocks": 1, "dropout": 0.1, "learning_rate": 1e-2, "patience": BRIEF}
-LEARNERS = {
-    "sasrec": lambda: NextItem(SASRec, NextItemSettings(**SEQUENCE)),
-    "lrurec": lambda: NextItem(LRURec, NextItemSettings(**SEQUENCE)),
+SEQUENCE = NextItemSettings(width=16, blocks=1, dropout=0.1, learning_rate=1e-2, patience=BRIEF)
+LEARNERS: dict[str, Callable[[], Recommender]] = {
+    "sasrec": lambda: NextItem(SASRec, SEQUENCE),
+    "lrurec": lambda: NextItem(LRURec, SEQUENCE),
     "mult_vae": lambda: ItemSets(
         MultVAESettings(hidden=32, width=16, learning_rate=1e-2, users=32, patience=BRIEF)
     ),
@@ -46,6 +47,13 @@ def ring(users: int = 200, seed: int = 0) -> list[list[str]]:
     rng = np.random.default_rng(seed)
     starts = rng.integers(ITEMS, size=users)
     return [[f"i{(start + place) % ITEMS}" for place in range(7)] for start in starts]
+
+
+@pytest.fixture(scope="module", params=[SASRec, LRURec])
+def fresh(request: pytest.FixtureRequest) -> SASRec | LRURec:
+    """Each sequence network, untrained and small."""
+    network: SASRec | LRURec = request.param(SIZES, nnx.Rngs(0))
+    return network
 
 
 @nnx.jit(static_argnames="asked")
@@ -67,14 +75,14 @@ def data() -> Sequences:
 
 
 @pytest.fixture(scope="module")
-def fitted(data: Sequences) -> dict[str, object]:
+def fitted(data: Sequences) -> dict[str, Recommender]:
     """Every model, fitted to the pattern."""
     return {name: make().fit(data) for name, make in LEARNERS.items()}
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_model_finds_the_pattern(
-    name: str, data: Sequences, fitted: dict[str, object]
+    name: str, data: Sequences, fitted: dict[str, Recommender]
 ) -> None:
     """Of twenty items the five best hold the next one far more often than popularity finds it."""
     found = judge(fitted[name].scores, data.before_test, data.test, data.items)
@@ -85,10 +93,11 @@ def test_each_model_finds_the_pattern(
 
 @pytest.mark.parametrize("name", ["sasrec", "lrurec", "mult_vae", "cfgan"])
 def test_an_exported_network_scores_the_same(
-    name: str, data: Sequences, fitted: dict[str, object], tmp_path: Path
+    name: str, data: Sequences, fitted: dict[str, Recommender], tmp_path: Path
 ) -> None:
     """The ONNX file computes what the network does, whatever the filling."""
     model = fitted[name]
+    assert isinstance(model, NextItem | ItemSets)
     model.export(tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession((tmp_path / "network.onnx").read_bytes())
     length = LENGTHS[-1] if isinstance(model, NextItem) else LENGTH_MAX
@@ -99,25 +108,21 @@ def test_an_exported_network_scores_the_same(
         assert np.abs(session.run(None, given)[0][0] - scores).max() < 1e-4
 
 
-@pytest.mark.parametrize("network", [SASRec, LRURec])
-def test_the_future_does_not_leak(network: type[SASRec | LRURec]) -> None:
+def test_the_future_does_not_leak(fresh: SASRec | LRURec) -> None:
     """Another later item leaves the states before it as they were, and changes its own."""
-    model = network(SIZES, nnx.Rngs(0))
     history = jnp.asarray([[PADDING, 3, 4, 5, 6, 7, 8, 9]])
-    before, after = states(model, history, 8), states(model, history.at[0, 5].set(15), 8)
+    before, after = states(fresh, history, 8), states(fresh, history.at[0, 5].set(15), 8)
     changes = np.abs(np.asarray(before - after)).max(axis=2)[0]
     assert changes[1:5].max() == 0  # the first place is filling: nobody asks for its state
     assert changes[5:].min() > 1e-3
 
 
-@pytest.mark.parametrize("network", [SASRec, LRURec])
-def test_filling_does_not_matter(network: type[SASRec | LRURec]) -> None:
+def test_filling_does_not_matter(fresh: SASRec | LRURec) -> None:
     """A history says the same in a long row and in a short one, and of many states and of one."""
-    model = network(SIZES, nnx.Rngs(0))
     short = jnp.asarray([[3, 4, 5]])
     long = jnp.asarray([[PADDING] * 10 + [3, 4, 5]])
-    assert jnp.allclose(states(model, short, 3), states(model, long, 3), atol=1e-5)
-    assert jnp.allclose(states(model, long, 1), states(model, long, 3)[:, -1:], atol=1e-5)
+    assert jnp.allclose(states(fresh, short, 3), states(fresh, long, 3), atol=1e-5)
+    assert jnp.allclose(states(fresh, long, 1), states(fresh, long, 3)[:, -1:], atol=1e-5)
 
 
 def test_lrurec_item_by_item_is_lrurec_at_once() -> None:
@@ -229,7 +234,7 @@ def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
 
 
 def test_combined_weighs_its_parts_by_the_validation(
-    data: Sequences, fitted: dict[str, object]
+    data: Sequences, fitted: dict[str, Recommender]
 ) -> None:
     """It is no worse on the validation than either part alone, and proposes nothing seen."""
     counts, network = fitted["co_visitation"], fitted["sasrec"]
@@ -241,7 +246,9 @@ def test_combined_weighs_its_parts_by_the_validation(
     assert all((row[h] == 0).all() for row, h in zip(scores, data.before_test, strict=True))
 
 
-def test_the_same_seed_gives_the_same_network(data: Sequences, fitted: dict[str, object]) -> None:
+def test_the_same_seed_gives_the_same_network(
+    data: Sequences, fitted: dict[str, Recommender]
+) -> None:
     """Training is repeatable."""
     again = LEARNERS["sasrec"]().fit(data)
     some = data.before_test[:20]
