@@ -1,11 +1,22 @@
 """Offline training: what learns from the log in minutes, and leaves a file that the stream serves.
 
+Data from anywhere, cleaned as the stream would clean it, and runs that survive a kill::
+
+    sources.py        a topic, a file or a shop -> a log of what stages 1 and 2 let through
+    data_card.py      what it is like, and what may leak; a log -> sequences, by two splits
+    data_commands.py  python -m models data
+    checkpoint.py     arrays on disk, whole or not at all; a run goes on to the same bits
+    parallel.py       a step of several processes, whose gradients are added up
+    fit.py            python -m models fit: a network of those below on any data
+    ranker_trainer.py the served ranker on any data, from its last weights on
+    retrain.py        python -m models retrain: when, against what serves, and whether to promote
+
 Networks that say what comes next, one file for all four, and the benchmark of them::
 
     networks.py       SASRec, LRURec, Mult-VAE, CFGAN: each whole on a screen or two
     sequences.py      lines `user item item ...` -> histories, and what is held back
     counts.py         popularity, personal frequency, forward co-visitation, EASE
-    descent.py        epochs with early stopping
+    descent.py        epochs with early stopping and checkpoints
     next_item.py      how SASRec and LRURec learn
     item_sets.py      how Mult-VAE and CFGAN learn
     combined.py       co-visitation and a network as one, as a stream serves them
@@ -24,7 +35,7 @@ The served ranker, in the order of the work::
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
     card.py       the model card
-    __main__.py   python -m models train | evaluate | export | benchmark
+    __main__.py   python -m models train | evaluate | export | benchmark, and those of other modules
 
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

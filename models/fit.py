@@ -48,8 +48,8 @@ class FitSettings(msgspec.Struct, frozen=True):
     dropout: float = 0.5
     learning_rate: float = 1e-3
     places: int = 1024
-    epochs: int = 60
-    patience: int = 4
+    epochs: int = Patience().epochs_max
+    patience: int = Patience().epochs
     seed: int = 0
 
 
@@ -66,8 +66,8 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,
     learning_rate: Annotated[float, typer.Option(min=0, help="of Adam")] = 1e-3,
     places: Annotated[int, typer.Option(min=2, help="of histories in a step")] = 1024,
-    epochs: Annotated[int, typer.Option(min=1, help="at most")] = 60,
-    patience: Annotated[int, typer.Option(min=1, help="epochs without a gain")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="at most")] = Patience().epochs_max,
+    patience: Annotated[int, typer.Option(min=1, help="epochs without a gain")] = Patience().epochs,
     seed: Annotated[int, typer.Option(help="of all chance")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="between two")] = SECONDS,
     processes: Annotated[int, typer.Option(min=1, help="that share each step")] = 1,
