@@ -45,6 +45,7 @@ class FitSettings(msgspec.Struct, frozen=True):
 
     network: Name = "sasrec"
     width: int = 64
+    blocks: int = 2
     dropout: float = 0.5
     learning_rate: float = 1e-3
     places: int = 1024
@@ -63,6 +64,7 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     types: TypesOption = TYPES_TEXT,
     item_events_min: ItemEventsOption = 1,
     width: Annotated[int, typer.Option(min=2, help="of the vectors")] = 64,
+    blocks: Annotated[int, typer.Option(min=1, help="of sasrec and lrurec")] = 2,
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,
     learning_rate: Annotated[float, typer.Option(min=0, help="of Adam")] = 1e-3,
     places: Annotated[int, typer.Option(min=2, help="of histories in a step")] = 1024,
@@ -95,7 +97,9 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     log = read_log(Source(data, mapping))
     divide = leave_one_out if split == "leave-one-out" else temporal
     given = divide(log, chosen(types), item_events_min)
-    settings = FitSettings(network, width, dropout, learning_rate, places, epochs, patience, seed)
+    settings = FitSettings(
+        network, width, blocks, dropout, learning_rate, places, epochs, patience, seed
+    )
     found = run(given, settings, folder, checkpoint_seconds, Spread() if processes > 1 else None)
     if jax.process_index() == 0:
         print(msgspec.json.encode(found).decode())
@@ -157,6 +161,7 @@ def _next_item(network: Any) -> Callable[..., NextItem]:
     def build(settings: FitSettings, checkpoints: Checkpoints, spread: Spread | None) -> NextItem:
         how = NextItemSettings(
             width=settings.width,
+            blocks=settings.blocks,
             dropout=settings.dropout,
             learning_rate=settings.learning_rate,
             places=settings.places,

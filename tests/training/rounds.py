@@ -8,7 +8,7 @@ from models.fit import FitSettings
 from stream_app.event import Event, encode
 
 START_MS, MINUTE_MS = 1_700_000_000_000, 60_000
-TINY = FitSettings(width=8, places=72, epochs=3)  # nine histories a step
+TINY = FitSettings(width=8, blocks=1, places=72, epochs=3)  # nine histories a step
 
 
 def write_rounds(path: Path, users: int = 48, items: int = 16, length: int = 10) -> Path:

@@ -31,6 +31,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         "--data": str(path),
         "--folder": str(tmp_path / "two"),
         "--width": str(settings.width),
+        "--blocks": str(settings.blocks),
         "--places": str(settings.places),
         "--dropout": "0",
         "--epochs": str(settings.epochs),
