@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.combined import Combined
-from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity
+from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import Quality, Recommender, judge
 from models.networks import LRURec, SASRec
@@ -86,7 +86,11 @@ def run(data: Sequences, names: Sequence[str], seed: int) -> dict[str, Result]:
 
     found = {}
     for name in names:
-        model, seconds = fit(name)
+        try:
+            model, seconds = fit(name)
+        except TooManyItemsError as error:
+            console.print(f"{name} is left out: {error}")
+            continue
         quality = judge(model.scores, data.before_test, data.test, data.items)
         found[name] = Result(quality, round(seconds, 1))
         console.print(f"{name}: NDCG@10 {quality.ndcg_at_10} on the test, {seconds:.0f} s")

@@ -62,8 +62,8 @@ class CoVisitation:
     """Forward co-visitation: item -> the items that users went on to, nearer ones count more.
 
     A pair weighs 1 / distance in each history, and the k-th newest item of a history speaks with a
-    weight of 1 / k. Counts are not normalised: on validation data that was worse (see
-    docs/results/toys.md).
+    weight of 1 / k. Counts are not normalised: on a public set of toys their NDCG@10 for validation
+    was .0748, as shares of an item's followers .0702, as cosines .0636.
     """
 
     def __init__(self, lookback: int = LOOKBACK) -> None:
@@ -111,7 +111,7 @@ class EASE:
         if data.items > EASE_ITEMS_MAX:
             raise TooManyItemsError(
                 f"EASE inverts a matrix of all pairs of items, {EASE_ITEMS_MAX:,} at most, and "
-                f"there are {data.items:,}: leave it out by naming others with --models"
+                f"there are {data.items:,}: judge the others without it"
             )
         users = (matrix(data.learned, data.items) > 0).astype(np.float32)
         gram = (users.T @ users).toarray()

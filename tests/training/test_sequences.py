@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
+from models import counts
 from models.__main__ import app
 from models.benchmark import NAMES, UnknownModelError, chosen
 from models.combined import Combined
@@ -237,10 +238,10 @@ def test_combined_weighs_its_parts_by_the_validation(
     data: Sequences, fitted: dict[str, Recommender]
 ) -> None:
     """It is no worse on the validation than either part alone, and proposes nothing seen."""
-    counts, network = fitted["co_visitation"], fitted["sasrec"]
-    both = Combined(counts, network).fit(data)
+    visits, network = fitted["co_visitation"], fitted["sasrec"]
+    both = Combined(visits, network).fit(data)
     asked = data.before_validation, data.validation, data.items
-    found = [judge(each.scores, *asked).ndcg_at_10 for each in (both, counts, network)]
+    found = [judge(each.scores, *asked).ndcg_at_10 for each in (both, visits, network)]
     assert found[0] >= max(found[1:]) - 0.005
     scores = both.scores(data.before_test)
     assert all((row[h] == 0).all() for row, h in zip(scores, data.before_test, strict=True))
@@ -267,6 +268,19 @@ def test_the_benchmark_ends_with_one_line_of_json(tmp_path: Path) -> None:
     names = {"recall_at_5", "ndcg_at_5", "recall_at_10", "ndcg_at_10", "seconds"}
     assert all(each.keys() == names for each in found.values())
     assert found["co_visitation"]["ndcg_at_10"] > found["popularity"]["ndcg_at_10"]
+
+
+def test_a_model_that_does_not_fit_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are judged all the same, and a sentence says what is missing and why."""
+    monkeypatch.setattr(counts, "EASE_ITEMS_MAX", ITEMS - 1)
+    path = tmp_path / "ring.txt"
+    path.write_text("".join(f"u {' '.join(each)}\n" for each in ring(60)), "utf-8")
+    asked = ["benchmark", "--sequences", str(path), "--models", "ease,popularity", "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert json.loads(done.stdout.splitlines()[-1]).keys() == {"popularity"}
+    assert "ease is left out" in done.stderr
 
 
 @pytest.mark.parametrize(
