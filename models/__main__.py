@@ -1,4 +1,4 @@
-"""``python -m models``: the demo's ranker from nothing to a folder, and which model serves."""
+"""``python -m models``: the ranker from nothing to a folder, a benchmark, and what serves."""
 
 import sys
 from datetime import UTC, datetime
@@ -11,14 +11,16 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import compress, registry, report, wrap
+from models import benchmark, compress, data_commands, fit, registry, report, retrain, wrap
+from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
 from models.export import Card, export
 from models.folder import CARD
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
+from models.sequences import read
 from models.train import Epoch, TrainSettings, build, load, train
 from models.variants import held
 from stream_app.clock import monotonic_seconds
@@ -40,8 +42,8 @@ TOKENS, CHECKPOINT, RUN = "items.txt", "checkpoint", "run.json"
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-app.registered_commands += registry.app.registered_commands
-app.registered_commands += compress.app.registered_commands + wrap.app.registered_commands
+for each in (data_commands, fit, compress, wrap, registry, retrain):
+    app.registered_commands += each.app.registered_commands
 console = Console(stderr=True, width=100)
 
 Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
@@ -152,6 +154,29 @@ def export_(
     size = sum(path.stat().st_size for path in to.iterdir())
     said = {"parity": difference, "bytes": size, "to": str(to), "variants": variants}
     print(msgspec.json.encode(said).decode())
+
+
+@app.command("benchmark")
+def benchmark_(
+    sequences: Annotated[Path, typer.Option(help="lines `user item item ...`, oldest first")],
+    models: Annotated[str | None, typer.Option(help=f"some of {','.join(NAMES)}")] = None,
+    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
+    *,
+    json: Annotated[bool, typer.Option(help="no table, the line of JSON only")] = False,
+    write: Annotated[bool, typer.Option(help="docs/results/<name of the file>.*")] = False,
+) -> None:
+    """Train every network and baseline on a file of sequences and compare them, leave-one-out."""
+    try:
+        data = read(sequences)
+        results = benchmark.run(data, benchmark.chosen(models), seed)
+    except StreamAppError as error:
+        console.print(str(error))
+        raise typer.Exit(1) from None
+    if not json:
+        console.print(benchmark.table(results))
+    if write:
+        benchmark.write(results, data, sequences.stem)
+    print(msgspec.json.encode(benchmark.figures(results)).decode())
 
 
 def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:

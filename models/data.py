@@ -26,6 +26,7 @@ from stream_app.hashing import id_hash, partition_for, unit_hash
 from stream_app.manifest import FIRST_ITEM, PADDING, UNKNOWN
 from stream_app.pipeline import Context, Outputs
 from stream_app.shelves import Shelves
+from stream_app.sources import Record
 from stream_app.sources.completejourney import CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.stages.features import HISTORY_SIZE
@@ -117,14 +118,28 @@ def replay(
 
     Of those that a purchase prompts, a drawn share, and none whose basket holds nothing more.
     """
+    asked = (
+        ((event.user_id.encode(), encode(event), time_ms), basket)
+        for event, time_ms, basket in questioned(own, ask_from_ms)
+    )
+    return replay_records(asked, partition, context)
+
+
+def replay_records(
+    asked: Iterable[tuple[Record, Basket | None]], partition: int, context: Context
+) -> Iterator[tuple[Request, Basket]]:
+    """Yield the same of records; one that asks for a basket comes with it, before its first line.
+
+    All must belong into the partition, and be dated in the order of time.
+    """
     part = Partition(partition, context)
     meant: dict[int, Basket] = {}  # by the offset of what asks or prompts
-    for offset, (event, time_ms, basket) in enumerate(questioned(own, ask_from_ms)):
+    for offset, (record, basket) in enumerate(asked):
         if basket is not None:
             meant[offset] = basket
             if _is_drawn(basket):
                 meant[offset + 1] = basket
-        yield from _meant(part.append((event.user_id.encode(), encode(event), time_ms)), meant)
+        yield from _meant(part.append(record), meant)
     yield from _meant(part.run(), meant)
 
 
@@ -192,7 +207,7 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
             rows[: len(request.items)] = request.features
         right = np.zeros(POOL_SIZE, np.bool_)
         right[: len(request.items)] = [item in items for item in request.items]
-        user.append(int(basket.user))
+        user.append(_number(basket.user))
         time_ms.append(request.arrival.time_ms)
         asked.append(request.asked)
         history.append(past)
@@ -212,6 +227,12 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
         np.array(targets, np.uint64),
         np.array(starts, np.int64),
     )
+
+
+def _number(user: str) -> int:
+    """Return a user's number: the id if it is a small one, else 31 bits of its hash."""
+    small = user.isdecimal() and len(user) < 10  # noqa: PLR2004 - digits that fit into 31 bits
+    return int(user) if small else id_hash(user) & 0x7FFFFFFF
 
 
 def merge(parts: Sequence[Requests]) -> Requests:

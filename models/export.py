@@ -6,6 +6,7 @@ that whoever loads the folder can tell that it computes what was trained.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jax2onnx import to_onnx
 
 from models.data import Requests, Vocabulary
 from models.folder import Inputs, score, session
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.train import Examples, examples, predict
 from stream_app.errors import StreamAppError
 from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST, Data, Manifest, Probe
@@ -92,17 +93,28 @@ def export(
 
 
 def write_graph(model: Ranker, path: Path) -> None:
-    """Write the network as ONNX, weights included."""
+    """Write the ranker as ONNX, weights included."""
     model.eval()
     shapes: list[Any] = [
         jax.ShapeDtypeStruct((1, HISTORY), jnp.int32),
         jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
         jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
     ]
+    _write(model, shapes, ["history", "candidates", "features"], path)
+
+
+def write_all_scores(scores: Callable[[jax.Array], jax.Array], length: int, path: Path) -> None:
+    """Write a function of one history, (1, ``length``) tokens -> scores, as ONNX with weights."""
+    _write(scores, [jax.ShapeDtypeStruct((1, length), jnp.int32)], ["history"], path)
+
+
+def _write(
+    model: Callable[..., jax.Array], shapes: list[Any], names: list[str], path: Path
+) -> None:
     graph = to_onnx(
         model,
         inputs=shapes,
-        input_names=["history", "candidates", "features"],
+        input_names=names,
         output_names=["scores"],
         opset=OPSET,
         return_mode="proto",

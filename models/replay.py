@@ -63,7 +63,7 @@ def questioned(
             yield line, basket.time_ms, None
 
 
-class _LogRecord(msgspec.Struct, frozen=True):
+class LogRecord(msgspec.Struct, frozen=True):
     """A record as it stands in a partition's log."""
 
     offset: int
@@ -82,13 +82,13 @@ class Partition:
         self._state = PartitionState()
         self._state.begin(0, context.partitions, "replay")
         self._offset = 0
-        self._waiting: list[_LogRecord] = []
+        self._waiting: list[LogRecord] = []
 
     def append(self, record: Record) -> list[Outputs]:
         """Take in a record; return what comes out, if it completes a batch."""
         key, value, time_ms = record
         assert time_ms is not None, "the events of a shop are dated"
-        self._waiting.append(_LogRecord(self._offset, time_ms, key, value))
+        self._waiting.append(LogRecord(self._offset, time_ms, key, value))
         self._offset += 1
         return self.run() if len(self._waiting) >= BATCH_RECORDS else []
 

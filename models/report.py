@@ -12,8 +12,8 @@ from rich.table import Table
 from models.baselines import BASELINES
 from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
-from models.networks import Ranker
 from models.online import rescore
+from models.ranker_network import Ranker
 from models.train import Epoch, examples, predict
 
 RESULTS = Path("docs/results")

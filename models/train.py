@@ -6,7 +6,7 @@ the head, and the encoder through it, by a softmax over the candidates of the re
 weighing as much as recall lets it: a hit in a basket of n items counts 1 / n.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
-from models.networks import FAR, Ranker, Shape
+from models.networks import FAR, Sizes
+from models.ranker_network import Ranker
 from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN
 
 TARGETS_MAX = 24  # items of a basket that the full softmax is asked for; of more, a draw
@@ -97,16 +98,10 @@ def examples(requests: Requests, vocabulary: Vocabulary, seed: int) -> Examples:
 
 def build(settings: TrainSettings, tokens: int, mean: jax.Array, scale: jax.Array) -> Ranker:
     """Return a fresh network; the features are centred by ``mean`` and multiplied by ``scale``."""
-    shape = Shape(
-        tokens,
-        HISTORY,
-        settings.width,
-        settings.blocks,
-        settings.heads,
-        settings.hidden,
-        settings.dropout,
+    sizes = Sizes(
+        tokens, HISTORY, settings.width, settings.blocks, settings.heads, settings.dropout
     )
-    return Ranker(shape, mean, scale, nnx.Rngs(settings.seed))
+    return Ranker(sizes, settings.hidden, mean, scale, nnx.Rngs(settings.seed))
 
 
 # --- what is minimised ----------------------------------------------------------------------------
@@ -120,7 +115,7 @@ def losses(
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Return the weighted sum of both losses, and each: of the encoder and of the head."""
     history, candidates, features, bought, targets, sizes = batch
-    state = model.encoder(history)  # (B, D)
+    state = model.encoder(history)[:, 0]  # (B, D)
     scores = model.encoder.all_scores(state)  # (B, V)
     asked = targets != PADDING  # (B, T)
     each = jax.nn.logsumexp(scores, axis=-1, keepdims=True) - jnp.take_along_axis(
@@ -185,21 +180,23 @@ class Epoch(msgspec.Struct, frozen=True):
     validation: Quality | None
 
 
-def train(
+def train(  # noqa: PLR0913, PLR0917 - each is a part of its own
     training: Requests,
     validation: Requests | None,
     vocabulary: Vocabulary,
     settings: TrainSettings,
     folder: Path,
+    warm: Callable[[Ranker], object] = id,
 ) -> tuple[Ranker, list[Epoch]]:
     """Return the network of the best epoch by validation NDCG, or of the last without validation.
 
-    ``folder`` gets a checkpoint of it.
+    ``folder`` gets a checkpoint of it. ``warm`` may give the fresh network earlier weights.
     """
     given = examples(training, vocabulary, settings.seed)
     rows = training.features[training.candidates != 0]
     mean, scale = rows.mean(axis=0), _scale(rows)
     model = build(settings, vocabulary.size, jnp.asarray(mean), jnp.asarray(scale))
+    warm(model)
     useful = np.flatnonzero(given.bought.any(axis=1) | (given.targets != PADDING).any(axis=1))
     total = max(len(useful) // settings.batch, 1) * settings.epochs_max
     warmup = min(settings.warmup_steps, total // 2)

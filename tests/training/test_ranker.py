@@ -11,7 +11,7 @@ import pytest
 from models import export as exporting
 from models.evaluate import gains
 from models.export import Card, ParityError, export
-from models.networks import Ranker
+from models.ranker_network import Ranker
 from models.train import Epoch, TrainSettings, build, examples, load, predict, train
 from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN, Data
 from stream_app.ranker import Ranker as Served

@@ -1,0 +1,212 @@
+"""``python -m models fit``: a network on any data, which a kill only interrupts; with curves."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import matplotlib as mpl
+import msgspec
+import numpy as np
+import typer
+from flax import nnx
+
+from models.checkpoint import SECONDS, Checkpoints, write_arrays
+from models.data_card import leave_one_out, temporal
+from models.data_commands import (
+    TYPES_TEXT,
+    DataOption,
+    ItemEventsOption,
+    MappingOption,
+    TypesOption,
+    chosen,
+)
+from models.descent import Epoch, Patience
+from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
+from models.leave_one_out import judge
+from models.networks import LRURec, SASRec
+from models.next_item import NextItem, NextItemSettings
+from models.parallel import ParallelError, Spread, free_port, join, launch
+from models.sequences import Sequences
+from models.sources import Source, read_log
+from stream_app.clock import monotonic_seconds
+
+Name = Literal["sasrec", "lrurec", "mult-vae", "cfgan"]
+Split = Literal["leave-one-out", "temporal"]
+WEIGHTS, CURVE, PICTURE, ITEMS = "network.npz", "curve.json", "curve.png", "items.txt"
+
+app = typer.Typer()
+
+
+class FitSettings(msgspec.Struct, frozen=True):
+    """What to train: the settings that a run shares with none that differ in one of them."""
+
+    network: Name = "sasrec"
+    width: int = 64
+    blocks: int = 2
+    dropout: float = 0.5
+    learning_rate: float = 1e-3
+    places: int = 1024
+    epochs: int = Patience().epochs_max
+    patience: int = Patience().epochs
+    seed: int = 0
+
+
+@app.command()
+def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
+    data: DataOption,
+    mapping: MappingOption = None,
+    folder: Annotated[Path, typer.Option(help="weights, curve, checkpoints")] = Path("build/fit"),
+    network: Annotated[Name, typer.Option(help="which")] = "sasrec",
+    split: Annotated[Split, typer.Option(help="what is held back")] = "leave-one-out",
+    types: TypesOption = TYPES_TEXT,
+    item_events_min: ItemEventsOption = 1,
+    width: Annotated[int, typer.Option(min=2, help="of the vectors")] = 64,
+    blocks: Annotated[int, typer.Option(min=1, help="of sasrec and lrurec")] = 2,
+    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,
+    learning_rate: Annotated[float, typer.Option(min=0, help="of Adam")] = 1e-3,
+    places: Annotated[int, typer.Option(min=2, help="of histories in a step")] = 1024,
+    epochs: Annotated[int, typer.Option(min=1, help="at most")] = Patience().epochs_max,
+    patience: Annotated[int, typer.Option(min=1, help="epochs without a gain")] = Patience().epochs,
+    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="between two")] = SECONDS,
+    processes: Annotated[int, typer.Option(min=1, help="that share each step")] = 1,
+    process: Annotated[int | None, typer.Option(min=0, help="which this is, from 0")] = None,
+    coordinator: Annotated[str | None, typer.Option(help="host:port of process 0")] = None,
+) -> None:
+    """Train a network on data from any source; started again after a kill, it goes on.
+
+    With --processes 2 two processes of this machine share each step (sasrec and lrurec). On several
+    machines start each process with its --process and the same --coordinator and folder.
+
+    For example:
+
+        python -m models fit --data shop.csv --mapping rees46 --network sasrec --processes 2
+    """
+    if processes > 1:
+        if network not in {"sasrec", "lrurec"}:
+            raise ParallelError(f"{network} trains in one process: leave --processes out")
+        if process is None:
+            launch(_commands(processes))
+            return
+        if coordinator is None or process >= processes:
+            raise ParallelError("give --coordinator host:port, and a --process below --processes")
+        join(coordinator, processes, process)
+    log = read_log(Source(data, mapping))
+    divide = leave_one_out if split == "leave-one-out" else temporal
+    given = divide(log, chosen(types), item_events_min)
+    settings = FitSettings(
+        network, width, blocks, dropout, learning_rate, places, epochs, patience, seed
+    )
+    found = run(given, settings, folder, checkpoint_seconds, Spread() if processes > 1 else None)
+    if jax.process_index() == 0:
+        print(msgspec.json.encode(found).decode())
+
+
+def run(
+    data: Sequences,
+    settings: FitSettings,
+    folder: Path,
+    checkpoint_seconds: float = SECONDS,
+    spread: Spread | None = None,
+) -> dict[str, Any]:
+    """Train, or go on with training; leave weights, curve and items in ``folder``; return figures.
+
+    Raises
+    ------
+    CheckpointError
+        When the folder holds checkpoints of other data or settings.
+    """
+    began = monotonic_seconds()
+    checkpoints = Checkpoints(folder / "checkpoints", _name_of(data, settings), checkpoint_seconds)
+    model = _MODELS[settings.network](settings, checkpoints, spread).fit(data)
+    quality = judge(model.scores, data.before_test, data.test, data.items)
+    if jax.process_index() == 0:
+        leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model.network, nnx.Param))
+        weights = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        write_arrays(folder / WEIGHTS, weights)
+        (folder / ITEMS).write_text("".join(f"{name}\n" for name in data.names), "utf-8")
+        (folder / CURVE).write_bytes(msgspec.json.encode(model.epochs))
+        picture(model.epochs, folder / PICTURE)
+    return {
+        "test": msgspec.to_builtins(quality),
+        "epochs": len(model.epochs),
+        "seconds": round(monotonic_seconds() - began, 1),
+    }
+
+
+def picture(epochs: Sequence[Epoch], path: Path) -> None:
+    """Draw the training loss and the validation's NDCG over the epochs."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after the choice of the backend
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
+    numbers = range(1, len(epochs) + 1)
+    for axis, values, label in zip(
+        axes,
+        ([each.loss for each in epochs], [each.ndcg_at_10 for each in epochs]),
+        ("training loss, nats", "validation NDCG@10"),
+        strict=True,
+    ):
+        axis.plot(numbers, values, marker="o")
+        axis.set(xlabel="epoch", ylabel=label)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _next_item(network: Any) -> Callable[..., NextItem]:
+    def build(settings: FitSettings, checkpoints: Checkpoints, spread: Spread | None) -> NextItem:
+        how = NextItemSettings(
+            width=settings.width,
+            blocks=settings.blocks,
+            dropout=settings.dropout,
+            learning_rate=settings.learning_rate,
+            places=settings.places,
+            patience=Patience(settings.epochs, settings.patience),
+            seed=settings.seed,
+        )
+        return NextItem(network, how, checkpoints, spread)
+
+    return build
+
+
+def _item_sets(kind: Any) -> Callable[..., ItemSets]:
+    def build(settings: FitSettings, checkpoints: Checkpoints, _: Spread | None) -> ItemSets:
+        how = kind(
+            hidden=settings.width,
+            dropout=settings.dropout,
+            learning_rate=settings.learning_rate,
+            patience=Patience(settings.epochs, settings.patience),
+            seed=settings.seed,
+        )
+        return ItemSets(how, checkpoints)
+
+    return build
+
+
+_MODELS: dict[Name, Callable[..., NextItem | ItemSets]] = {
+    "sasrec": _next_item(SASRec),
+    "lrurec": _next_item(LRURec),
+    "mult-vae": _item_sets(MultVAESettings),
+    "cfgan": _item_sets(CFGANSettings),
+}
+
+
+def _name_of(data: Sequences, settings: FitSettings) -> str:
+    """Return what a run is of: its settings, and a hash of its data."""
+    digest = hashlib.sha256("\n".join(data.names).encode())
+    for history in data.learned:
+        digest.update(len(history).to_bytes(8, "little") + history.tobytes())
+    for held in (data.judged, data.validation, data.test):
+        digest.update(held.tobytes())
+    return f"{msgspec.json.encode(settings).decode()} {digest.hexdigest()}"
+
+
+def _commands(processes: int) -> list[list[str]]:
+    """Return the command of this process, once for each of several."""
+    place = f"127.0.0.1:{free_port()}"
+    same = [sys.executable, "-m", "models", *sys.argv[1:], "--coordinator", place]
+    return [[*same, "--process", str(number)] for number in range(processes)]

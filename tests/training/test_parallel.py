@@ -1,0 +1,89 @@
+"""Two processes train as one does; a process that fails ends the run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models import fit
+from models.__main__ import app
+from models.data_card import leave_one_out
+from models.descent import Epoch
+from models.fit import CURVE, WEIGHTS
+from models.parallel import ParallelError, launch
+from models.sources import Source, read_log
+from stream_app.clock import monotonic_seconds
+from stream_app.config import StageSettings
+from tests.training.rounds import TINY, write_rounds
+
+
+@pytest.mark.timeout(290)
+def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
+    """With half of each batch in each, the losses differ by at most 1e-4; so do the weights."""
+    # Nine histories a step: the halves are not of the same size.
+    path = write_rounds(tmp_path / "rounds.jsonl")
+    settings = msgspec.structs.replace(TINY, dropout=0.0, epochs=2)
+    options = {
+        "--data": str(path),
+        "--folder": str(tmp_path / "two"),
+        "--width": str(settings.width),
+        "--blocks": str(settings.blocks),
+        "--places": str(settings.places),
+        "--dropout": "0",
+        "--epochs": str(settings.epochs),
+        "--processes": "2",
+    }
+    words = [word for pair in options.items() for word in pair]
+    done = subprocess.run(
+        [sys.executable, "-m", "models", "fit", *words],
+        capture_output=True,
+        text=True,
+        timeout=270,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3_000:]
+    assert "connected to 1 peer ranks" in done.stdout + done.stderr
+    fit.run(leave_one_out(read_log(Source(str(path)), StageSettings())), settings, tmp_path / "one")
+    one, two = (
+        msgspec.json.decode((tmp_path / name / CURVE).read_bytes(), type=list[Epoch])
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two) == 2
+    assert one[0].loss != one[1].loss
+    for first, second in zip(one, two, strict=True):
+        assert first.loss == pytest.approx(second.loss, abs=1e-4)
+    with (
+        np.load(tmp_path / "one" / WEIGHTS) as first,
+        np.load(tmp_path / "two" / WEIGHTS) as second,
+    ):
+        # A bias of keys changes no attention: its gradient is rounding, which Adam makes steps of.
+        for name in set(first) - {each for each in first if "['key']['bias']" in each}:
+            assert np.allclose(first[name], second[name], atol=1e-5), name
+
+
+def test_a_process_that_fails_ends_the_run() -> None:
+    """The others are stopped at once, and the error names the one that failed."""
+    sleeping = [sys.executable, "-c", "import time; time.sleep(200)"]
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    began = monotonic_seconds()
+    with pytest.raises(ParallelError, match="process 1 of 2 ended with exit code 3"):
+        launch([sleeping, failing])
+    assert monotonic_seconds() - began < 60.0
+    launch([[sys.executable, "-c", "pass"]] * 2)
+
+
+def test_what_cannot_be_spread_is_told() -> None:
+    """Networks of sets, and a process without a coordinator, are refused with a sentence."""
+    for words, said in (
+        (["--network", "cfgan"], "cfgan trains in one process: leave --processes out"),
+        (["--process", "1"], "give --coordinator host:port"),
+        (["--process", "2", "--coordinator", "127.0.0.1:1"], "a --process below --processes"),
+    ):
+        options = ["fit", "--data", "synthetic", "--processes", "2", *words]
+        done = CliRunner().invoke(app, options)
+        assert isinstance(done.exception, ParallelError)
+        assert said in str(done.exception)

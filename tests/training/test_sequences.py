@@ -1,0 +1,313 @@
+"""The published networks, the baselines and the benchmark, on histories with a pattern."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnxruntime
+import pytest
+from flax import nnx
+from typer.testing import CliRunner
+
+from models import counts
+from models.__main__ import app
+from models.benchmark import NAMES, UnknownModelError, chosen
+from models.combined import Combined
+from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
+from models.descent import Patience
+from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings
+from models.leave_one_out import Recommender, judge, quality, rank
+from models.networks import LRURec, SASRec, SequenceNetwork, Sizes
+from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
+from models.sequences import Sequences, SequencesError, padded, read, split
+from stream_app.manifest import FIRST_ITEM, PADDING
+
+ITEMS = 20
+SIZES = Sizes(ITEMS + FIRST_ITEM, 16, 8, 2, 2, 0.0)
+BRIEF = Patience(epochs_max=6, epochs=6)
+SEQUENCE = NextItemSettings(width=16, blocks=1, dropout=0.1, learning_rate=1e-2, patience=BRIEF)
+LEARNERS: dict[str, Callable[[], Recommender]] = {
+    "sasrec": lambda: NextItem(SASRec, SEQUENCE),
+    "lrurec": lambda: NextItem(LRURec, SEQUENCE),
+    "mult_vae": lambda: ItemSets(
+        MultVAESettings(hidden=32, width=16, learning_rate=1e-2, users=32, patience=BRIEF)
+    ),
+    "cfgan": lambda: ItemSets(
+        CFGANSettings(hidden=32, learning_rate=1e-2, users=32, patience=Patience(20, 20))
+    ),
+    "co_visitation": CoVisitation,
+    "ease": lambda: EASE(10.0),
+}
+
+
+def ring(users: int = 200, seed: int = 0) -> list[list[str]]:
+    """Return histories around a ring of items: after an item comes the next one."""
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(ITEMS, size=users)
+    return [[f"i{(start + place) % ITEMS}" for place in range(7)] for start in starts]
+
+
+@pytest.fixture(scope="module", params=[SASRec, LRURec])
+def fresh(request: pytest.FixtureRequest) -> SASRec | LRURec:
+    """Each sequence network, untrained and small."""
+    network: SASRec | LRURec = request.param(SIZES, nnx.Rngs(0))
+    return network
+
+
+@nnx.jit(static_argnames="asked")
+def states(network: SASRec | LRURec, history: jax.Array, asked: int) -> jax.Array:
+    """Return what a network says, compiled at once."""
+    return network(history, asked)
+
+
+@nnx.jit
+def step(network: LRURec, memory: jax.Array, item: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return what one more item makes of a memory, compiled at once."""
+    return network.step(memory, item)
+
+
+@pytest.fixture(scope="module")
+def data() -> Sequences:
+    """Histories that a pattern runs through."""
+    return split(ring())
+
+
+@pytest.fixture(scope="module")
+def fitted(data: Sequences) -> dict[str, Recommender]:
+    """Every model, fitted to the pattern."""
+    return {name: make().fit(data) for name, make in LEARNERS.items()}
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_model_finds_the_pattern(
+    name: str, data: Sequences, fitted: dict[str, Recommender]
+) -> None:
+    """Of twenty items the five best hold the next one far more often than popularity finds it."""
+    found = judge(fitted[name].scores, data.before_test, data.test, data.items)
+    chance = judge(Popularity().fit(data).scores, data.before_test, data.test, data.items)
+    assert chance.recall_at_5 < 0.4
+    assert found.recall_at_5 > 0.6
+
+
+@pytest.mark.parametrize("name", ["sasrec", "lrurec", "mult_vae", "cfgan"])
+def test_an_exported_network_scores_the_same(
+    name: str, data: Sequences, fitted: dict[str, Recommender], tmp_path: Path
+) -> None:
+    """The ONNX file computes what the network does, whatever the filling."""
+    model = fitted[name]
+    assert isinstance(model, NextItem | ItemSets)
+    model.export(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession((tmp_path / "network.onnx").read_bytes())
+    length = LENGTHS[-1] if isinstance(model, NextItem) else LENGTH_MAX
+    histories = data.before_test[:5]
+    wanted = model.scores(histories)
+    for history, scores in zip(histories, wanted, strict=True):
+        given = {"history": padded([history], length)}
+        assert np.abs(session.run(None, given)[0][0] - scores).max() < 1e-4
+
+
+def test_the_future_does_not_leak(fresh: SASRec | LRURec) -> None:
+    """Another later item leaves the states before it as they were, and changes its own."""
+    history = jnp.asarray([[PADDING, 3, 4, 5, 6, 7, 8, 9]])
+    before, after = states(fresh, history, 8), states(fresh, history.at[0, 5].set(15), 8)
+    changes = np.abs(np.asarray(before - after)).max(axis=2)[0]
+    assert changes[1:5].max() == 0  # the first place is filling: nobody asks for its state
+    assert changes[5:].min() > 1e-3
+
+
+def test_filling_does_not_matter(fresh: SASRec | LRURec) -> None:
+    """A history says the same in a long row and in a short one, and of many states and of one."""
+    short = jnp.asarray([[3, 4, 5]])
+    long = jnp.asarray([[PADDING] * 10 + [3, 4, 5]])
+    assert jnp.allclose(states(fresh, short, 3), states(fresh, long, 3), atol=1e-5)
+    assert jnp.allclose(states(fresh, long, 1), states(fresh, long, 3)[:, -1:], atol=1e-5)
+
+
+def test_lrurec_item_by_item_is_lrurec_at_once() -> None:
+    """The step form gives the states of the sequence form, for every user of a batch."""
+    model = LRURec(SIZES, nnx.Rngs(1))
+    history = np.random.default_rng(0).integers(FIRST_ITEM, ITEMS, (4, 13))
+    wanted = states(model, jnp.asarray(history), 13)
+    memory = model.start(4)
+    for place in range(13):
+        memory, state = step(model, memory, jnp.asarray(history[:, place]))
+        assert jnp.allclose(state, wanted[:, place], atol=1e-4)
+    assert jnp.abs(wanted[:, 0] - wanted[:, -1]).max() > 0.1
+
+
+def test_the_softmax_in_blocks_is_the_softmax() -> None:
+    """Its value and slopes are those of the plain formula, over the rows that are asked."""
+    rng = np.random.default_rng(0)
+    states, embedding = (
+        jnp.asarray(rng.normal(size=(300, 8))),
+        jnp.asarray(rng.normal(size=(50, 8))),
+    )
+    bias, targets = jnp.asarray(rng.normal(size=50)), jnp.asarray(rng.integers(50, size=300))
+    asked = jnp.asarray(rng.random(300) < 0.6)
+
+    def plain(*given: jax.Array) -> jax.Array:
+        logs = jax.nn.log_softmax(given[0] @ given[1].T + given[2])
+        return -(jnp.take_along_axis(logs, targets[:, None], 1)[:, 0] * asked).sum() / asked.sum()
+
+    def blocks(*given: jax.Array) -> jax.Array:
+        return cross_entropy(*given, targets, asked)
+
+    given = states, embedding, bias
+    wanted = jax.value_and_grad(plain, argnums=(0, 1, 2))(*given)
+    found = jax.value_and_grad(blocks, argnums=(0, 1, 2))(*given)
+    for one, other in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+        assert jnp.allclose(one, other, atol=1e-5)
+
+
+def test_the_metrics_are_those_of_all_orders() -> None:
+    """Recall and NDCG are the brute force means over the orders of items that score the same."""
+    rng = np.random.default_rng(0)
+    histories = [rng.choice(30, 5, replace=False).astype(np.int32) for _ in range(40)]
+    targets = np.array([rng.choice(np.setdiff1d(np.arange(30), h)) for h in histories], np.int32)
+    scores = rng.integers(0, 6, (40, 30)).astype(np.float32)
+    found = quality(*rank(scores.copy(), histories, targets))
+    hits, gains = [], []
+    for row, history, target in zip(scores, histories, targets, strict=True):
+        others = np.setdiff1d(np.arange(30), [*history, target])
+        above, equal = (row[others] > row[target]).sum(), (row[others] == row[target]).sum()
+        places = np.arange(above, above + equal + 1)
+        hits.append((places < 10).mean())
+        gains.append(np.where(places < 10, 1 / np.log2(places + 2), 0.0).mean())
+    assert found.recall_at_10 == pytest.approx(np.mean(hits), abs=1e-5)
+    assert found.ndcg_at_10 == pytest.approx(np.mean(gains), abs=1e-5)
+    assert 0 < found.recall_at_5 < found.recall_at_10 < 1
+
+
+def test_the_last_two_items_are_held_back() -> None:
+    """Nobody learns from the test; who has fewer than three items is learned from alone."""
+    found = split([["a", "b", "c", "d"], ["d", "a"]])
+    assert found.names == ["a", "b", "c", "d"]
+    assert [history.tolist() for history in found.learned] == [[0, 1], [3, 0]]
+    assert (found.judged.tolist(), found.validation.tolist(), found.test.tolist()) == (
+        [0],
+        [2],
+        [3],
+    )
+    assert [history.tolist() for history in found.before_test] == [[0, 1, 2]]
+
+
+def test_counts_are_what_they_say() -> None:
+    """Popularity, frequency and forward co-visitation, by hand."""
+    found = split([["a", "b", "a", "x", "y"], ["b", "c", "x", "y"]])
+    a, b, c = (found.names.index(name) for name in "abc")
+    assert Popularity().fit(found).scores([found.learned[0]])[0, [a, b, c]].tolist() == [
+        0.5,
+        1,
+        0.5,
+    ]
+    often = PersonalFrequency().fit(found).scores([found.learned[0]])
+    assert often[0, [a, b, c]].tolist() == [2.5, 2, 0.5]
+    followed = CoVisitation().fit(found).scores([np.array([b, a])])
+    assert followed[0, [a, b, c]].tolist() == pytest.approx([0.5 + 0.5 * 1, 1, 0.5 * 1])
+
+
+def test_ease_is_its_closed_form(data: Sequences) -> None:
+    """Its weights are minus the inverse over its diagonal, and 0 there."""
+    model = EASE(10.0).fit(data)
+    owned = np.zeros((len(data.learned), data.items))
+    for row, history in zip(owned, data.learned, strict=True):
+        row[history] = 1
+    inverse = np.linalg.inv(owned.T @ owned + 10 * np.eye(data.items))
+    wanted = -inverse / np.diag(inverse)
+    np.fill_diagonal(wanted, 0)
+    assert np.allclose(model.weights, wanted, atol=1e-5)
+
+
+def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
+    """It says so before it takes the memory."""
+    many = Sequences(
+        [str(item) for item in range(30_000)],
+        data.learned,
+        data.judged,
+        data.validation,
+        data.test,
+    )
+    with pytest.raises(TooManyItemsError, match="25,000 at most"):
+        EASE().fit(many)
+
+
+def test_combined_weighs_its_parts_by_the_validation(
+    data: Sequences, fitted: dict[str, Recommender]
+) -> None:
+    """It is no worse on the validation than either part alone, and proposes nothing seen."""
+    visits, network = fitted["co_visitation"], fitted["sasrec"]
+    both = Combined(visits, network).fit(data)
+    asked = data.before_validation, data.validation, data.items
+    found = [judge(each.scores, *asked).ndcg_at_10 for each in (both, visits, network)]
+    assert found[0] >= max(found[1:]) - 0.005
+    scores = both.scores(data.before_test)
+    assert all((row[h] == 0).all() for row, h in zip(scores, data.before_test, strict=True))
+
+
+def test_the_same_seed_gives_the_same_network(
+    data: Sequences, fitted: dict[str, Recommender]
+) -> None:
+    """Training is repeatable."""
+    again = LEARNERS["sasrec"]().fit(data)
+    some = data.before_test[:20]
+    assert np.array_equal(again.scores(some), fitted["sasrec"].scores(some))
+
+
+def test_the_benchmark_ends_with_one_line_of_json(tmp_path: Path) -> None:
+    """Of each model asked for it has the four metrics and the seconds."""
+    path = tmp_path / "ring.txt"
+    path.write_text("".join(f"u {' '.join(each)}\n" for each in ring(60)), "utf-8")
+    asked = ["benchmark", "--sequences", str(path), "--models", "ease,popularity,co_visitation"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert list(found) == ["popularity", "co_visitation", "ease"]
+    names = {"recall_at_5", "ndcg_at_5", "recall_at_10", "ndcg_at_10", "seconds"}
+    assert all(each.keys() == names for each in found.values())
+    assert found["co_visitation"]["ndcg_at_10"] > found["popularity"]["ndcg_at_10"]
+
+
+def test_a_model_that_does_not_fit_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are judged all the same, and a sentence says what is missing and why."""
+    monkeypatch.setattr(counts, "EASE_ITEMS_MAX", ITEMS - 1)
+    path = tmp_path / "ring.txt"
+    path.write_text("".join(f"u {' '.join(each)}\n" for each in ring(60)), "utf-8")
+    asked = ["benchmark", "--sequences", str(path), "--models", "ease,popularity", "--json"]
+    done = CliRunner().invoke(app, asked)
+    assert json.loads(done.stdout.splitlines()[-1]).keys() == {"popularity"}
+    assert "ease is left out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (None, "there is no file"),
+        ("u a b c\nu\n", "line 2 of"),
+        ("u a b\n", "no user has three items"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_a_sentence(
+    lines: str | None, message: str, tmp_path: Path
+) -> None:
+    """The command says who must do what, and ends with 1."""
+    path = tmp_path / "sequences.txt"
+    if lines is not None:
+        path.write_text(lines, "utf-8")
+    with pytest.raises(SequencesError, match=message):
+        read(path)
+    done = CliRunner().invoke(app, ["benchmark", "--sequences", str(path)])
+    assert (done.exit_code, "Traceback" in done.output) == (1, False)
+
+
+def test_models_are_chosen_by_name() -> None:
+    """All of them by default, in the order of the report; a name that there is not is refused."""
+    assert chosen(None) == list(NAMES)
+    assert chosen("sasrec, ease") == ["ease", "sasrec"]
+    with pytest.raises(UnknownModelError, match="no model bert4rec: name some of popularity"):
+        chosen("ease,bert4rec")
+    assert issubclass(SASRec, SequenceNetwork)
