@@ -199,7 +199,7 @@ def test_report_without_a_broker_says_so(tmp_path: Path) -> None:
     done = run("--brokers", f"127.0.0.1:{free_port()}", "--out", str(out))
     assert done.returncode == 2
     (line,) = [each for each in done.stderr.splitlines() if each.startswith("stream-app:")]
-    assert "cannot reach a broker at 127.0.0.1" in line
+    assert "no broker answers at 127.0.0.1" in line
     assert "Traceback" not in done.stderr
     assert not out.exists()
 
