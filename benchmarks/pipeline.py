@@ -26,6 +26,7 @@ from benchmarks.workload import shop
 from tests.broker.kafka import KafkaServer
 
 PARTS = ("in_process", "memory", "rates", "peers", "latency")
+PAGES = {PARTS: "pipeline", ("rates", "peers"): "peers"}  # of docs/results, by what was measured
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 LATENCY_RATE_MAX = 3_000.0  # events a second
 
@@ -72,12 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short form of everything")
-    parser.add_argument("--write", action="store_true", help="write docs/results/pipeline.*")
+    parser.add_argument("--write", action="store_true", help="docs/results/pipeline.* or peers.*")
     parser.add_argument("--events", type=int, metavar="N", help="in process and on Kafka")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
     given = parser.parse_args(arguments)
-    if given.write and (given.quick or tuple(given.only) != PARTS):
-        parser.error("--write is for a full run")
+    name = PAGES.get(tuple(given.only))
+    if given.write and (given.quick or name is None):
+        parser.error("--write is for a full run, or for --only rates peers")
     # A topic that was just made has no leader for a moment, which its producer tells at length.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     plan = QUICK if given.quick else FULL
@@ -90,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     document = report.to_json(figures)
     if given.write:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "pipeline.json").write_text(json.dumps(document, indent=1) + "\n")
-        (RESULTS / "pipeline.md").write_text(report.to_markdown(figures))
+        (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+        (RESULTS / f"{name}.md").write_text(report.to_markdown(figures))
         if figures.rates is not None:
             report.plot(figures.rates, RESULTS / report.PLOT)
     print(json.dumps(document))

@@ -1,6 +1,7 @@
 """The figures of ``benchmarks.pipeline``: beside their targets, as tables, JSON and Markdown."""
 
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.peers import ABOUT, Peer
 from benchmarks.rates import LOOP, WAYS, Rates
 
 PLOT = "peers.png"
+_HOW_POINT = re.compile(r"\n- \*\*")
 COLUMNS = 100
 MIB = 1024 * 1024
 
@@ -260,8 +262,21 @@ def _where(found: Rates | None) -> str:
 def _how(figures: Figures) -> str:
     """Return how all of this was measured."""
     repeats = figures.rates.repeats if figures.rates else 1
+    options = " --only rates peers" if figures.in_process is None else ""
+    head, *points = _HOW_POINT.split(_all_of_how(figures, repeats, options))
+    left_out = {
+        "In process": figures.in_process is None,
+        "Memory": figures.memory is None,
+        "Latency": figures.latency is None,
+    }
+    kept = [each for each in points if not left_out.get(each.partition("**")[0], False)]
+    return "\n- **".join((head, *kept))
+
+
+def _all_of_how(figures: Figures, repeats: int, options: str) -> str:
+    """Return how everything is measured that can be."""
     return f"""\
-Made by `python -m benchmarks.pipeline --write` (`make bench ARGS=--write`) on {figures.cores} cores
+Made by `make bench ARGS="--write{options}"` on {figures.cores} cores
 of {figures.cpu}; the load average was {figures.load_before:g} when it began. One machine carries
 Kafka, producer, reader and worker, so rates and waits are theirs together; compare ratios and CPU.
 
