@@ -151,7 +151,6 @@ class Mapper:
         ]
 
 
-@pytest.mark.timeout(300)
 def test_replay_mends_what_can_be_mended_once(kafka: KafkaServer, tmp_path: Path) -> None:
     """Listed, tried, replayed, replayed again: mended events are processed once, others stay."""
     stage = scene(kafka.bootstrap, "letters", tmp_path)
@@ -218,7 +217,6 @@ def test_replay_mends_what_can_be_mended_once(kafka: KafkaServer, tmp_path: Path
         assert worker.end() == 0, stage.said()
 
 
-@pytest.mark.timeout(300)
 def test_replay_of_what_is_rejected_again_and_again_ends(
     kafka: KafkaServer, tmp_path: Path
 ) -> None:
@@ -244,7 +242,6 @@ def test_replay_of_what_is_rejected_again_and_again_ends(
         assert worker.end() == 0, stage.said()
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
 def test_replay_survives_kills(kafka: KafkaServer, tmp_path: Path, guarantee: Guarantee) -> None:
     """Replays killed at random moments and started again put every dead letter back, each once.
@@ -338,7 +335,6 @@ class OpensTransaction(Mapper):
             await self._other.send_and_wait(self._topic, b"never seen", partition=partition)
 
 
-@pytest.mark.timeout(300)
 def test_replay_waits_for_notes_that_an_open_transaction_hides(
     kafka: KafkaServer, tmp_path: Path
 ) -> None:
@@ -389,7 +385,6 @@ class ReplaysMeanwhile(Mapper):
         return super().events(row)
 
 
-@pytest.mark.timeout(300)
 def test_replay_that_another_one_overtakes_is_refused(kafka: KafkaServer, tmp_path: Path) -> None:
     """Of two replays at a time the later one wins; the earlier one says so and sends nothing."""
     stage = scene(kafka.bootstrap, "overtaken", tmp_path)

@@ -10,7 +10,6 @@ from benchmarks.real_input import faults, run
 from tests.broker.kafka import KafkaServer
 
 
-@pytest.mark.timeout(240)
 def test_real_input_is_accounted_for(kafka: KafkaServer, tmp_path: Path) -> None:
     """Two workers account for every record, good, sent twice or broken in sixteen ways."""
     figures = asyncio.run(run(kafka.bootstrap, 6_000, tmp_path, "exact"))
@@ -53,7 +52,6 @@ def test_faults_are_found(name: str, value: object) -> None:
     assert faults({**good, name: value if changed is None else 7})
 
 
-@pytest.mark.timeout(240)
 def test_two_workers_survive_kills_and_a_zombie(kafka: KafkaServer, tmp_path: Path) -> None:
     """Two SIGKILLs and a zombie lose nothing, repeat nothing and leave the state right."""
     report = asyncio.run(chaos(kafka.bootstrap, "exactly_once", 3, 11, tmp_path))
@@ -63,7 +61,6 @@ def test_two_workers_survive_kills_and_a_zombie(kafka: KafkaServer, tmp_path: Pa
     assert report.good
 
 
-@pytest.mark.timeout(240)
 def test_one_worker_survives_kills(kafka: KafkaServer, tmp_path: Path) -> None:
     """SIGKILLs in `at_least_once` lose nothing; what is repeated is the same; state is right."""
     report = asyncio.run(chaos(kafka.bootstrap, "at_least_once", 2, 12, tmp_path))

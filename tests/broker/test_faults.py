@@ -5,7 +5,6 @@ import time
 import urllib.request
 from pathlib import Path
 
-import pytest
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.harness import Sent, clicks, produce
@@ -17,7 +16,6 @@ from tests.broker.test_worker import is_exact
 from tests.broker.workers import PARTITIONS, Scene, scene
 
 
-@pytest.mark.timeout(240)
 def test_broker_restart_is_survived(tmp_path: Path) -> None:
     """A broker that is killed and comes back costs time, and nothing else."""
     with KafkaServer(tmp_path / "kafka", {"broker.session.timeout.ms": 3000}) as kafka:

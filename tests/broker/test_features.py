@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 
 from benchmarks.harness import Sent, produce
 from models.data import SERVED, collect, replay
@@ -27,7 +26,6 @@ REQUESTS = 1_000
 ASK_FROM_MS = 1_488_326_400_000
 
 
-@pytest.mark.timeout(240)
 def test_features_served_are_those_trained_on(kafka: KafkaServer) -> None:
     """1,000 requests through a worker have the histories, candidates and features of training."""
     shop = CompleteJourney()

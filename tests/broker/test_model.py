@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import pytest
 
 from benchmarks.harness import Expected, Log, oracle, output_id, read_log
 from stream_app.event import Recommendation
@@ -53,7 +52,6 @@ async def read_results(stage: Scene) -> tuple[Expected, dict[str, list[Log]]]:
     return expected, seen
 
 
-@pytest.mark.timeout(240)
 def test_damaged_model_and_a_kill_lose_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
     """Killed and started again with a damaged model, a worker answers each request just once.
 
@@ -112,7 +110,6 @@ def _check_answers(records: list[Log]) -> None:
         assert models == sorted(models, key=lambda name: name != NAME)
 
 
-@pytest.mark.timeout(240)
 def test_swaps_under_load_lose_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
     """Models are promoted, refused, rolled back and shadowed while events come: all is exact.
 

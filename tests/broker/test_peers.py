@@ -14,7 +14,6 @@ EVENTS = 3_000  # enough for predictions
 FEW_EVENTS = 500  # for Faust's table, which takes about 4 ms of CPU an event
 
 
-@pytest.mark.timeout(240)
 def test_peers_store_what_the_bare_loop_stores(
     kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -30,7 +29,6 @@ def test_peers_store_what_the_bare_loop_stores(
     _check_rows(bench, Peer.QUIX_ROWS_OFTEN, "changelog__{app}--{source}--default")
 
 
-@pytest.mark.timeout(240)
 def test_faust_with_rows_writes_the_right_ones(
     kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -233,7 +233,6 @@ def test_topics_check(kafka: KafkaServer, shown: Scene) -> None:
     assert f"{state}: cleanup.policy is delete, it must be compact" in uncompacted.stdout
 
 
-@pytest.mark.timeout(120)
 def test_commits_that_keep_failing_end_the_worker(kafka: KafkaServer, tmp_path: Path) -> None:
     """When every commit is refused, trying again is no progress: the worker gives up."""
     stage = scene(kafka.bootstrap, "refused", tmp_path)

@@ -9,8 +9,6 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
-
 from tests.test_docs import ROOT, read
 
 ROWS = 3_000
@@ -43,7 +41,6 @@ def three_commands() -> list[str]:
     return [command.split("  #")[0].strip() for command in commands]
 
 
-@pytest.mark.timeout(280)
 def test_from_clone_to_own_csv(tmp_path: Path) -> None:
     """Three commands stream a file that the program has never seen; every row is accounted for.
 

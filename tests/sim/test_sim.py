@@ -47,7 +47,6 @@ REGRESSION_SEEDS = {
 
 
 @pytest.mark.sim
-@pytest.mark.timeout(600)
 def test_sim_seeds() -> None:
     """Whatever goes wrong, the outcome is that of a single pass without faults."""
     before, faults, failed, met = _happened(), Counter[str](), {}, Counter[str]()

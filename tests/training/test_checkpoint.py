@@ -56,7 +56,6 @@ def same(one: Path, other: Path) -> None:
             assert np.array_equal(first[name], second[name]), name
 
 
-@pytest.mark.timeout(280)
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     """After SIGKILL within an epoch, weights and curve are those of a run that was left alone."""
     path = write_rounds(tmp_path / "rounds.jsonl")
@@ -77,7 +76,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert (tmp_path / "alone" / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.timeout(280)
 def test_two_optimizers_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A generator and its discriminator, interrupted, come to the weights of a run that was not."""
     data = data_of(write_rounds(tmp_path / "rounds.jsonl", users=512, length=6))

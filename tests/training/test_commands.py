@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from models.__main__ import app
@@ -12,7 +11,6 @@ from stream_app.ranker import Ranker
 from stream_app.stages.candidates import POOL_SIZE
 
 
-@pytest.mark.timeout(280)
 def test_train_evaluate_export(tmp_path: Path) -> None:
     """Thirty households give a model, its figures, and a folder that the stream's loader takes."""
     run, build, served = CliRunner(), tmp_path / "build", tmp_path / "served"

@@ -21,7 +21,6 @@ from stream_app.config import StageSettings
 from tests.training.rounds import TINY, write_rounds
 
 
-@pytest.mark.timeout(290)
 def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     """With half of each batch in each, the losses differ by at most 1e-4; so do the weights."""
     # Nine histories a step: the halves are not of the same size.

@@ -151,7 +151,6 @@ def test_weights_are_carried_over_by_the_names_of_items() -> None:
         assert np.array_equal(getattr(last, each).kernel[...], getattr(model, each).kernel[...])
 
 
-@pytest.mark.timeout(290)
 def test_retrain_once_makes_a_release_that_serves(tmp_path: Path) -> None:
     """From a file of purchases to a promoted release; the second cycle starts from its weights."""
     path, registry = write_shop(tmp_path / "shop.jsonl"), tmp_path / "registry"
