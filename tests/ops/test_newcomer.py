@@ -58,10 +58,12 @@ def test_from_clone_to_own_csv(tmp_path: Path) -> None:
     script = "\n".join(
         (clone, enter, given, demo.replace('csv"', 'csv --json --report ../report.html"'))
     )
+    # A reader's shell is not inside of a `make test`, which hands its flags on.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         [bash, "-euc", script],
         cwd=tmp_path,
-        env={**os.environ, "REPOSITORY": str(ROOT), "PYTHONPATH": str(tmp_path / "stream_app")},
+        env={**outer, "REPOSITORY": str(ROOT), "PYTHONPATH": str(tmp_path / "stream_app")},
         capture_output=True,
         text=True,
         timeout=270,
