@@ -20,7 +20,7 @@ from tests.sim.broken import BROKEN
 from tests.sim.plan import PROCESS_FAULTS, STALE, STEPS, draw
 from tests.sim.simulation import simulate
 
-SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "150"))
 SEEDS_FOR_ALL = 150  # so many seeds together meet everything that can happen
 # Seeds within which a mistake must be found. The rarest, `trusting`, shows in one of 28, and which
 # ones these are changes with all that comes out: 150 miss it once in 200 times.
