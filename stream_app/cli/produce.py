@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 from rich.console import Console
 
-from stream_app.cli.common import Brokers, settings_of
+from stream_app.cli.common import Brokers, print_json, settings_of
 
 Source = Literal["completejourney", "csv", "jsonl", "parquet", "synthetic"]
 
@@ -80,7 +79,7 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
     )
     made = producing.run(settings_of(brokers=brokers), order)
     if json:
-        Console(soft_wrap=True).out(msgspec.json.encode(made).decode(), highlight=False)
+        print_json(made)
         return
     if isinstance(made, MappedResult):
         for sentence in say(made):

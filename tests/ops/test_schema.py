@@ -99,11 +99,17 @@ def test_asyncapi_references_lead_somewhere() -> None:
             if isinstance(each, dict | list):
                 walk(each)
         if isinstance(part, dict) and "$ref" in part:
-            target: Any = document
-            for step in part["$ref"].removeprefix("#/").split("/"):
-                target = target[step]
+            found.append(part["$ref"])
 
+    found: list[str] = []
     walk(document)
+    assert found
+    for reference in found:
+        assert reference.startswith("#/"), reference
+        target: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            assert step in target, reference
+            target = target[step]
 
 
 def test_asyncapi_examples_fit_their_schemas() -> None:
