@@ -5,8 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 KAFKA := .kafka
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends
-APT_UPDATE := $(SUDO) apt-get update --quiet=2
+# Of several at once (`make -j`) each waits for the other.
+APT := apt-get -o DPkg::Lock::Timeout=300 --quiet=2
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $(APT) install --yes --no-install-recommends
+APT_UPDATE := $(SUDO) $(APT) update
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # Stamps: a target that was made is not made again until what it was made from changes.

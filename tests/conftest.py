@@ -32,6 +32,12 @@ from stream_app.steps import (
     Step,
 )
 
+# Tests train for seconds and compile for minutes: XLA, in here and in what tests start, compiles
+# quickly instead of well. JAX reads this when it starts.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
 # The same examples in every run: what fails here fails there.
 hypothesis_settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
 hypothesis_settings.load_profile("same")
