@@ -1,7 +1,8 @@
 """The folder of a ranking model: its manifest, its items and its graph, read and checked.
 
 An export writes three files: ``ranker.onnx``, ``items.txt`` (one item id a line) and
-``manifest.json``. Each is read once, so what was hashed is what is used.
+``manifest.json``; a model that also proposes candidates has a fourth, ``proposer.onnx``. Each is
+read once, so what was hashed is what is used.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from stream_app.errors import ModelError
 from stream_app.steps import FEATURE_NAMES
 
 GRAPH, ITEMS, MANIFEST = "ranker.onnx", "items.txt", "manifest.json"
+PROPOSER = "proposer.onnx"
 FORMAT = 1
 HISTORY = 50
 PADDING, UNKNOWN, FIRST_ITEM = 0, 1, 2  # tokens: filling, an unknown item, the first of items.txt
@@ -49,9 +51,10 @@ class Manifest(Struct, frozen=True):
     """What an export says of a model; keys that are not known here are passed over.
 
     ``partitions`` are the numbers of partitions it was trained with, ``pool`` the candidates that
-    it takes at once, ``items`` the lines of ``items.txt``, ``files`` the SHA-256 of the other two
+    it takes at once, ``items`` the lines of ``items.txt``, ``files`` the SHA-256 of the other
     files, in hexadecimal. ``licence`` says on what terms the model may be used, ``precision`` how
-    its embeddings are stored; older folders lack both.
+    its embeddings are stored, ``proposes`` how many items ``proposer.onnx`` gives for a history, 0
+    where there is no such file; older folders lack the three.
     """
 
     format: int
@@ -69,6 +72,12 @@ class Manifest(Struct, frozen=True):
     probes: Annotated[tuple[Probe, ...], Meta(min_length=1)]
     licence: _Text | None = None
     precision: _Text = "float32"
+    proposes: Annotated[int, Meta(ge=0)] = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Which files there are beside the manifest."""
+        return (GRAPH, ITEMS, PROPOSER) if self.proposes else (GRAPH, ITEMS)
 
 
 class _Format(Struct):
@@ -83,6 +92,7 @@ class Folder(Struct, frozen=True):
     manifest: Manifest
     item_ids: tuple[str, ...]
     graph: bytes
+    proposer: bytes | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -116,7 +126,9 @@ def read_folder(folder: Path, pool_min: int) -> Folder:
     for number, probe in enumerate(manifest.probes, 1):
         _check_probe(manifest, number, probe)
     graph = _read_hashed(folder / GRAPH, manifest)
-    return Folder(manifest, _item_ids(_read_hashed(folder / ITEMS, manifest), manifest), graph)
+    proposer = _read_hashed(folder / PROPOSER, manifest) if manifest.proposes else None
+    item_ids = _item_ids(_read_hashed(folder / ITEMS, manifest), manifest)
+    return Folder(manifest, item_ids, graph, proposer)
 
 
 def _read(path: Path) -> bytes:

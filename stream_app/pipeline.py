@@ -95,7 +95,7 @@ def process(state: PartitionState, batch: Batch, context: Context) -> Outputs:
     lap("behavior")
     assessed = assess(state.watchlist, steps, views, settings)
     lap("churn")
-    requests = propose(state.tables, steps, views, settings, context.shelves)
+    requests = propose(state.tables, steps, views, settings, context.shelves, context.ranker)
     lap("candidates")
     scored = score(requests, context.ranker)
     lap("score")

@@ -6,7 +6,8 @@ with a reason. One that is loaded has answered its probes, and requests that no 
 The graph has one fixed shape, of one request: ``history`` int32 (1, 50), ``candidates`` int32
 (1, pool), ``features`` float32 (1, pool, features) -> ``scores`` float32 (1, pool). Items are
 tokens there, as :mod:`stream_app.manifest` has them. The history is filled up on the left, the
-candidates on the right.
+candidates on the right. A second graph may propose candidates: ``history`` -> ``proposals`` int32
+(1, proposes), the best first.
 """
 
 import logging
@@ -29,6 +30,7 @@ from stream_app.manifest import (
     GRAPH,
     HISTORY,
     PADDING,
+    PROPOSER,
     UNKNOWN,
     Folder,
     Manifest,
@@ -75,13 +77,19 @@ class Ranker:
         self.manifest = manifest = folder.manifest
         self.name, self.version = manifest.name, manifest.version
         self.milliseconds = math.nan
+        # (`event_hash` is `id_hash` without the cache, which they would wash out.)
+        self._hashes = [event_hash(item_id) for item_id in folder.item_ids]
         self._tokens: dict[int, int] = {}
-        for token, item_id in enumerate(folder.item_ids, FIRST_ITEM):
+        for token, item in enumerate(self._hashes, FIRST_ITEM):
             # Two ids of one hash are one item to the whole program; the first of them stands for
-            # both. (`event_hash` is `id_hash` without the cache, which they would wash out.)
-            self._tokens.setdefault(event_hash(item_id), token)
-        self._session = _session(folder.graph)
+            # both.
+            self._tokens.setdefault(item, token)
+        self._session = _session(folder.graph, GRAPH)
         _check_signature(self._session, manifest)
+        self._proposer = None
+        if folder.proposer is not None:
+            self._proposer = _session(folder.proposer, PROPOSER)
+            _check_proposer(self._proposer, manifest)
         width = len(manifest.features)
         self._history = np.zeros(HISTORY, np.int32)
         self._candidates = np.zeros(manifest.pool, np.int32)
@@ -152,14 +160,36 @@ class Ranker:
         try:
             return tuple(self._run()[0, : len(items)].tolist())
         except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
-            if not self._failed:
-                self._failed = True
-                logger.warning("model %s cannot answer a request: %s", self.name, _line(error))
+            self._complain(error)
             return (math.nan,) * len(items)
+
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:
+        """Return the hashes of items that may follow, as :meth:`stream_app.steps.Scorer.propose`.
+
+        Of the history, hashes of items, the oldest first, all but the last 50 are passed over.
+        """
+        if self._proposer is None:
+            return ()
+        token = self._tokens.get
+        self._fill([token(item, UNKNOWN) for item in history[-HISTORY:]], (), ())
+        try:
+            tokens = self._run_proposer()
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+            self._complain(error)
+            return ()
+        hashes = self._hashes
+        return tuple([hashes[place - FIRST_ITEM] for place in tokens if place >= FIRST_ITEM])
+
+    def _complain(self, error: Exception) -> None:
+        """Log what the graph cannot answer, once."""
+        if not self._failed:
+            self._failed = True
+            logger.warning("model %s cannot answer a request: %s", self.name, _line(error))
 
     def warm_up(self, requests: Iterable[Asked]) -> None:
         """Answer real requests, those of the model that serves; raise ModelError if that fails."""
         for request in requests:
+            self.propose(request[0])
             scores = self.scores(*request)
             if not all(-SCORE_ABS_MAX <= score <= SCORE_ABS_MAX for score in scores):
                 raise ModelError(
@@ -190,6 +220,12 @@ class Ranker:
         """Return the scores of what is in the buffers, float32 (1, pool)."""
         (scores,) = self._session.run(["scores"], self._feeds)
         return scores
+
+    def _run_proposer(self) -> list[int]:
+        """Return the proposed tokens for the history that is in the buffer."""
+        assert self._proposer is not None
+        (proposals,) = self._proposer.run(["proposals"], {"history": self._feeds["history"]})
+        return proposals[0].tolist()  # type: ignore[no-any-return]
 
     def _answer_probes(self) -> None:
         """Raise ModelError unless every probe gives finite scores, and those it is known to give.
@@ -229,6 +265,24 @@ class Ranker:
                     f"{GRAPH} answers {name} with scores that are up to {error_max:.3g} from those "
                     f"in the manifest, {TOLERANCE} at most: {AGAIN}, from one state of the model",
                 )
+            if self._proposer is not None:
+                self._check_proposals(name)
+
+    def _check_proposals(self, name: str) -> None:
+        """Raise ModelError unless the items proposed for what is in the buffers are items."""
+        try:
+            tokens = self._run_proposer()
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+            raise ModelError(
+                "mismatch", f"{PROPOSER} cannot answer {name}: {_line(error)}; {AGAIN}"
+            ) from None
+        count = self.manifest.items + FIRST_ITEM
+        if len(tokens) != self.manifest.proposes or not all(0 <= each < count for each in tokens):
+            raise ModelError(
+                "mismatch",
+                f"{PROPOSER} answers {name} with tokens that are none of the "
+                f"{self.manifest.items:,} items: {AGAIN}",
+            )
 
     def _probes(self) -> Iterator[tuple[str, Probe]]:
         """Yield the manifest's probes, and some more, without padding; each with its name."""
@@ -254,6 +308,8 @@ class Ranker:
         times = []
         for _ in range(TIMED_RUNS):
             began = clock()
+            if self._proposer is not None:
+                self._run_proposer()
             self._run()
             times.append(clock() - began)
         self.milliseconds = 1_000 * statistics.median(times)
@@ -266,8 +322,8 @@ class Ranker:
             )
 
 
-def _session(graph: bytes) -> InferenceSession:
-    """Return a session on one thread, the caller's."""
+def _session(graph: bytes, name: str) -> InferenceSession:
+    """Return a session on one thread, the caller's, of a file of that name."""
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.execution_mode = ExecutionMode.ORT_SEQUENTIAL
@@ -278,7 +334,7 @@ def _session(graph: bytes) -> InferenceSession:
         return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
         raise ModelError(
-            "corrupt", f"onnxruntime cannot load {GRAPH}: {_line(error)}; {AGAIN}"
+            "corrupt", f"onnxruntime cannot load {name}: {_line(error)}; {AGAIN}"
         ) from None
 
 
@@ -290,16 +346,23 @@ def _check_signature(session: InferenceSession, manifest: Manifest) -> None:
         "candidates": ("tensor(int32)", [1, pool]),
         "features": ("tensor(float)", [1, pool, width]),
     }
-    _check_tensors("inputs", session.get_inputs(), wanted)
-    _check_tensors("outputs", session.get_outputs(), {"scores": ("tensor(float)", [1, pool])})
+    _check_tensors(GRAPH, "inputs", session.get_inputs(), wanted)
+    scores = {"scores": ("tensor(float)", [1, pool])}
+    _check_tensors(GRAPH, "outputs", session.get_outputs(), scores)
 
 
-def _check_tensors(what: str, tensors: Iterable[Any], wanted: dict[str, Any]) -> None:
+def _check_proposer(session: InferenceSession, manifest: Manifest) -> None:
+    """Raise ModelError unless the graph that proposes has the input and output agreed on."""
+    history = {"history": ("tensor(int32)", [1, HISTORY])}
+    _check_tensors(PROPOSER, "inputs", session.get_inputs(), history)
+    proposals = {"proposals": ("tensor(int32)", [1, manifest.proposes])}
+    _check_tensors(PROPOSER, "outputs", session.get_outputs(), proposals)
+
+
+def _check_tensors(name: str, what: str, tensors: Iterable[Any], wanted: dict[str, Any]) -> None:
     found = {each.name: (each.type, each.shape) for each in tensors}
     if found != wanted:
-        raise ModelError(
-            "mismatch", f"{GRAPH} has the {what} {found} in place of {wanted}: {AGAIN}"
-        )
+        raise ModelError("mismatch", f"{name} has the {what} {found} in place of {wanted}: {AGAIN}")
 
 
 def _line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 A folder, or a place in an object store that fsspec knows (``s3://bucket/models``), shared by those
 who publish and by the workers::
 
-    releases/NAME/VERSION/    manifest.json, ranker.onnx, items.txt; never changed once written
+    releases/NAME/VERSION/    the files of a model's folder; never changed once written
     served.json               which releases have served, the last one now; and the shadow
 
 ``served.json`` is replaced as a whole, so a reader sees the old or the new one. Two people who
@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
 from stream_app.errors import ModelError, StreamAppError
-from stream_app.manifest import GRAPH, ITEMS, MANIFEST, read_folder
+from stream_app.manifest import MANIFEST, read_folder, read_manifest
 
 RELEASES, SERVED = "releases", "served.json"
 FORMAT = 1
@@ -146,15 +146,21 @@ class Registry:
         """
         folder.mkdir(parents=True, exist_ok=True)
         with self._failing("read"):
-            for name in (MANIFEST, ITEMS, GRAPH):
-                data = self._files.cat_file(self._path(f"{release.place}/{name}"))
-                (folder / name).write_bytes(data)
+            self._copy(release, MANIFEST, folder)
         if _sha256((folder / MANIFEST).read_bytes()) != release.manifest:
             raise ModelError(
                 "corrupt",
                 f"{self.url}/{release.place}/{MANIFEST} is not the one that was promoted: publish "
                 "the model under a new version",
             )
+        names = read_manifest(folder).names
+        with self._failing("read"):
+            for name in names:
+                self._copy(release, name, folder)
+
+    def _copy(self, release: Release, name: str, folder: Path) -> None:
+        data = self._files.cat_file(self._path(f"{release.place}/{name}"))
+        (folder / name).write_bytes(data)
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class Registry:
                     "never changes: export the model again, which gives it a new version"
                 )
             # The manifest comes last: a release without one is none.
-            for name in (GRAPH, ITEMS, MANIFEST):
+            for name in (*manifest.names, MANIFEST):
                 self._write(f"{release.place}/{name}", (folder / name).read_bytes())
         return release
 

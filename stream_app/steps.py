@@ -141,6 +141,7 @@ SOURCES = {
     16: "content",
     32: "new",
     64: "here",
+    128: "model",
 }
 
 FEATURE_NAMES = (
@@ -238,6 +239,13 @@ class Scorer(Protocol):
     @property
     def version(self) -> str:
         """The model's version, as outputs and metrics give it."""
+        ...
+
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:
+        """Return the hashes of items that may follow a history, the best first; may be none.
+
+        They depend on the history alone; nothing is raised.
+        """
         ...
 
     def scores(

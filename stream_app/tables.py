@@ -14,6 +14,7 @@ import msgspec
 
 REPEATS_SIZE = 50
 NEIGHBOURS_SIZE = 20
+NEIGHBOURS_PRIOR = 10.0  # transitions, in purchases, that are taken to have gone nowhere
 TOP_SIZE = 100
 NEWEST_SIZE = 50
 CONTEXT_SIZE = 20
@@ -169,6 +170,14 @@ class ItemFacts(msgspec.Struct):
             len(name),
         )
         return header + name + self.neighbours.tobytes() + self.weights.tobytes()
+
+    def share_of_one(self, second: int) -> float:
+        """Return the share of the transitions that a weight of 1 is, as of a time.
+
+        Some more are counted that went nowhere, so that a few transitions make no large share.
+        """
+        exponent = (second - self.reference_s) / NEIGHBOUR_HALF_LIFE_S
+        return 1.0 / (self.outgoing[0] + NEIGHBOURS_PRIOR * 2.0**exponent)
 
     def went_on_to(self, item: int, second: int, weight: float) -> None:
         """Count a transition; of more than 20 neighbours the lightest gives way."""

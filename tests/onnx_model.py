@@ -82,6 +82,38 @@ def graph(  # noqa: PLR0913 - each is a way to be wrong
     return data
 
 
+def proposer(items: int = len(ITEMS), count: int = 4, *, shift: int = 0, seed: int = 0) -> bytes:
+    """Return an ONNX model of the tokens with the best table · mean of the history's embeddings.
+
+    ``shift`` is added to each token.
+    """
+    table, _ = parameters(items, seed)
+    nodes = [
+        helper.make_node("Gather", ["table", "history"], ["past"]),
+        helper.make_node("ReduceSum", ["past", "places"], ["total"], keepdims=0),
+        helper.make_node("Gemm", ["total", "table"], ["likeness"], transB=1),
+        helper.make_node("TopK", ["likeness", "count"], ["values", "places_64"]),
+        helper.make_node("Cast", ["places_64"], ["tokens"], to=TensorProto.INT32),
+        helper.make_node("Add", ["tokens", "shift"], ["proposals"]),
+    ]
+    constants = {
+        "table": table,
+        "places": np.array([1], np.int64),
+        "count": np.array([count], np.int64),
+        "shift": np.array(shift, np.int32),
+    }
+    body = helper.make_graph(
+        nodes,
+        "proposer",
+        [helper.make_tensor_value_info("history", TensorProto.INT32, [1, HISTORY])],
+        [helper.make_tensor_value_info("proposals", TensorProto.INT32, [1, count])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    made = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    data: bytes = made.SerializeToString()
+    return data
+
+
 def expected(
     history: Sequence[int],
     candidates: Sequence[int],
@@ -115,6 +147,7 @@ def write_model(
     item_ids: Sequence[str] = ITEMS,
     onnx: bytes | None = None,
     items: bytes | None = None,
+    proposing: bytes | None = None,
     **over: Any,
 ) -> Path:
     """Write a model's folder, and return it.
@@ -127,12 +160,18 @@ def write_model(
         That the model knows.
     onnx, items
         Bytes of the two files in place of good ones; the manifest has their hashes.
+    proposing
+        Bytes of ``proposer.onnx``, if there is to be one; of four items, unless ``over`` says
+        otherwise.
     over
         Keys of the manifest that are changed; with None a key is left out.
     """
     onnx = graph(len(item_ids)) if onnx is None else onnx
     items = "".join(f"{item_id}\n" for item_id in item_ids).encode() if items is None else items
-    manifest = {
+    files = {"ranker.onnx": onnx, "items.txt": items}
+    if proposing is not None:
+        files["proposer.onnx"] = proposing
+    manifest: dict[str, Any] = {
         "format": 1,
         "name": NAME,
         "version": VERSION,
@@ -149,17 +188,15 @@ def write_model(
         "items": len(item_ids),
         "opset": 17,
         "metrics": {"recall@10": 0.25},
-        "files": {
-            "ranker.onnx": hashlib.sha256(onnx).hexdigest(),
-            "items.txt": hashlib.sha256(items).hexdigest(),
-        },
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "proposes": 0 if proposing is None else 4,
         "probes": [probe(len(item_ids))],
         "made_with": "a key that this program does not know",
     } | over
     kept = {name: value for name, value in manifest.items() if value is not None}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "ranker.onnx").write_bytes(onnx)
-    (folder / "items.txt").write_bytes(items)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
     (folder / "manifest.json").write_bytes(msgspec.json.encode(kept))
     return folder
 

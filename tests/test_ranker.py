@@ -18,7 +18,17 @@ from stream_app.ranker import TIMED_RUNS, Ranker
 from stream_app.stages.features import HISTORY_SIZE
 from stream_app.steps import FEATURE_NAMES
 from tests import onnx_model as models
-from tests.onnx_model import ITEMS, POOL, WIDTH, expected, flip_bit, graph, probe, write_model
+from tests.onnx_model import (
+    ITEMS,
+    POOL,
+    WIDTH,
+    expected,
+    flip_bit,
+    graph,
+    probe,
+    proposer,
+    write_model,
+)
 
 HASHES = tuple(id_hash(item_id) for item_id in ITEMS)
 
@@ -301,3 +311,78 @@ def test_one_slow_run_is_forgiven(folder: Path) -> None:
     """The median counts, so that a pause of the machine refuses no model."""
     times = itertools.chain([0.0, 5.0], itertools.count(6.0, 0.001))
     assert load(folder, clock=times.__next__).milliseconds == pytest.approx(1.0)
+
+
+# --- what it proposes -----------------------------------------------------------------------------
+
+
+def proposing(folder: Path, **over: Any) -> Path:
+    """Return the folder of a model that proposes four items."""
+    return write_model(folder / "proposing", **{"proposing": proposer()} | over)
+
+
+def test_proposals_are_items_in_the_graph_s_order(tmp_path: Path) -> None:
+    """Tokens become hashes, the best first; padding and the unknown item are left out."""
+    table, _ = models.parameters(len(ITEMS))
+    history = [2, 5]
+    best = (table @ table[history].sum(0)).argsort()[::-1][:4]
+    ranker = load(proposing(tmp_path))
+    wanted = tuple(HASHES[token - 2] for token in best if token >= 2)
+    assert ranker.propose((HASHES[0], HASHES[3])) == wanted
+    assert wanted
+
+
+def test_proposals_depend_on_the_history_alone(tmp_path: Path) -> None:
+    """What was scored or proposed before leaves nothing behind, and the other way round."""
+    ranker, rows = load(proposing(tmp_path)), features(2)
+    alone = ranker.propose(HASHES[:2]), ranker.scores(HASHES[:3], HASHES[:2], rows)
+    ranker.scores(HASHES * 5, (HASHES * 9)[:POOL], features(POOL, 1))
+    ranker.propose(HASHES * 9)
+    assert (ranker.propose(HASHES[:2]), ranker.scores(HASHES[:3], HASHES[:2], rows)) == alone
+    assert ranker.propose(HASHES * 9) == ranker.propose((HASHES * 9)[-50:])
+
+
+def test_without_a_proposer_nothing_is_proposed(folder: Path) -> None:
+    """A folder of three files proposes nothing."""
+    assert load(folder).propose(HASHES[:2]) == ()
+
+
+def test_proposer_that_fails_proposes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the second graph cannot answer raises nothing, and is logged once."""
+    ranker = load(proposing(tmp_path))
+    ranker._tokens[HASHES[0]] = 1_000
+    assert ranker.propose(HASHES[:1]) == ranker.propose(HASHES[:1]) == ()
+    (entry,) = caplog.records
+    assert entry.message.startswith("model tiny cannot answer a request: ")
+
+
+@pytest.mark.parametrize(
+    ("over", "reason", "said"),
+    [
+        ({"proposing": b"no graph"}, "corrupt", "cannot load proposer.onnx"),
+        ({"proposing": graph()}, "mismatch", "proposer.onnx has the inputs"),
+        ({"proposes": 5}, "mismatch", "proposer.onnx has the outputs"),
+        ({"proposing": proposer(shift=90)}, "mismatch", "tokens that are none of the 12 items"),
+        ({"proposing": proposer(shift=-90)}, "mismatch", "tokens that are none of the 12 items"),
+    ],
+)
+def test_bad_proposer_is_refused(
+    tmp_path: Path, over: dict[str, Any], reason: str, said: str
+) -> None:
+    """A second graph that is none, or fits neither manifest nor items, is refused with a reason."""
+    with pytest.raises(ModelError, match=said) as found:
+        load(proposing(tmp_path, **over))
+    assert found.value.reason == reason
+
+
+def test_missing_or_damaged_proposer_is_refused(tmp_path: Path) -> None:
+    """The second graph is hashed, like the first."""
+    folder = proposing(tmp_path)
+    flip_bit(folder / "proposer.onnx")
+    with pytest.raises(ModelError, match=r"proposer\.onnx is not the file"):
+        load(folder)
+    (folder / "proposer.onnx").unlink()
+    with pytest.raises(ModelError, match=r"proposer\.onnx cannot be read"):
+        load(folder)

@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.errors import ModelError
 from stream_app.registry import HISTORY_MAX, SERVED, Registry, RegistryError, Release
-from tests.onnx_model import NAME, POOL, flip_bit, write_model
+from tests.onnx_model import NAME, POOL, flip_bit, proposer, write_model
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -38,6 +38,15 @@ def test_published_release_is_found_and_fetched(registry: Registry, tmp_path: Pa
     registry.fetch(release, tmp_path / "fetched")
     for path in (tmp_path / "1").iterdir():
         assert (tmp_path / "fetched" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_proposer_is_published_too(registry: Registry, tmp_path: Path) -> None:
+    """A model of two graphs is fetched with both."""
+    folder = write_model(tmp_path / "both", proposing=proposer())
+    registry.fetch(registry.publish(folder, POOL), tmp_path / "fetched")
+    names = {path.name for path in (tmp_path / "fetched").iterdir()}
+    assert names == {"manifest.json", "ranker.onnx", "items.txt", "proposer.onnx"}
+    assert (tmp_path / "fetched/proposer.onnx").read_bytes() == proposer()
 
 
 def test_release_never_changes(registry: Registry, tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ class Other:
     def __init__(self, answer: float | None = None) -> None:
         self.answer = answer
 
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG002
+        """Return no proposals."""
+        return ()
+
     def scores(
         self,
         history: Sequence[int],  # noqa: ARG002 - the protocol has it

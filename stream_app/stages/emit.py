@@ -132,7 +132,7 @@ def explain(request: Request, place: int) -> list[str]:
     """Return why a candidate was proposed, in words, one reason for each source."""
     recency_days, gap_days = request.features[place][_RECENCY], request.features[place][_GAP]
     bits = request.sources[place]
-    repeat, neighbour, trending, popular, content, new, here = SOURCES
+    repeat, neighbour, trending, popular, content, new, here, model = SOURCES
     reasons = []
     if bits & repeat:
         usual = f", usually every {gap_days:.0f} days" if gap_days else ""
@@ -149,6 +149,8 @@ def explain(request: Request, place: int) -> list[str]:
         reasons.append("new")
     if bits & here:
         reasons.append("popular in this context")
+    if bits & model:
+        reasons.append("the model expects it next")
     return reasons
 
 

@@ -15,7 +15,7 @@ from stream_app import metrics
 from stream_app.event import REJECT_REASONS
 from stream_app.ranker import Ranker
 from stream_app.stages.candidates import POOL_SIZE
-from tests.onnx_model import write_model
+from tests.onnx_model import proposer, write_model
 from tests.sim.broken import BROKEN
 from tests.sim.plan import PROCESS_FAULTS, STALE, STEPS, draw
 from tests.sim.simulation import simulate
@@ -82,6 +82,10 @@ class Moody:
         self._ranker = ranker
         self.name, self.version = ranker.name, ranker.version
 
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:
+        """Return what the model proposes."""
+        return self._ranker.propose(history)
+
     def scores(
         self, history: Sequence[int], items: Sequence[int], features: Sequence[Sequence[float]]
     ) -> tuple[float, ...]:
@@ -94,7 +98,7 @@ class Moody:
 @pytest.mark.sim
 def test_sim_with_a_model(tmp_path: Path) -> None:
     """A neural model, and the formula where it gives no numbers, change nothing of all that."""
-    write_model(tmp_path, item_ids=[f"item-{n}" for n in range(60)])
+    write_model(tmp_path, item_ids=[f"item-{n}" for n in range(60)], proposing=proposer(60))
     ranker = Ranker.load(tmp_path, clock=lambda: 0.0, milliseconds_max=1.0, pool_min=POOL_SIZE)
     before = _answers()
     for seed in range(MODEL_SEEDS):

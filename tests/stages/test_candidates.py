@@ -17,6 +17,7 @@ from stream_app.stages.candidates import (
     LOOKBACK,
     POOL_CONTENT,
     POOL_HERE,
+    POOL_MODEL,
     POOL_NEIGHBOURS,
     POOL_NEW,
     POOL_SIZE,
@@ -26,10 +27,11 @@ from stream_app.stages.candidates import (
     propose,
 )
 from stream_app.stages.features import Profile, describe
-from stream_app.steps import FEATURE_NAMES, SOURCES, Due, Request, Step
+from stream_app.steps import FEATURE_NAMES, SOURCES, Due, Request, Scorer, Step
 from stream_app.tables import (
     CONTEXT_SIZE,
     DAY_S,
+    NEIGHBOURS_PRIOR,
     NEWEST_SIZE,
     POPULAR_HALF_LIFE_S,
     REPEATS_SIZE,
@@ -50,8 +52,13 @@ DAY_MS = 1000 * DAY_S
 class Partition:
     """The tables of one partition, fed with steps and the views that stage 4 makes of them."""
 
-    def __init__(self, settings: StageSettings = SETTINGS, items: Iterable[Item] = ()) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: StageSettings = SETTINGS,
+        items: Iterable[Item] = (),
+        ranker: Scorer | None = None,
+    ) -> None:
+        self.settings, self.ranker = settings, ranker
         self.shelves = Shelves(items)
         self.users = sections("features", Profile.decode)
         self.tables = Tables(
@@ -65,7 +72,7 @@ class Partition:
     def feed(self, *steps: Step) -> list[Request]:
         """Return the requests that steps give rise to."""
         views = describe(self.users, steps, self.settings)
-        return propose(self.tables, steps, views, self.settings, self.shelves)
+        return propose(self.tables, steps, views, self.settings, self.shelves, self.ranker)
 
     def facts(self, item_id: str) -> ItemFacts:
         """Return what is known of an item."""
@@ -100,6 +107,46 @@ def test_neighbours_are_the_items_that_came_next() -> None:
         assert last in partition.facts(f"i-{n}").neighbours
     assert id_hash("i-1") in partition.facts("i-0").neighbours
     assert not partition.facts(f"i-{LOOKBACK + 1}").neighbours
+
+
+def test_nearer_items_are_closer_neighbours() -> None:
+    """A pair weighs 1 / distance, in places of the history, each item once."""
+    partition = Partition()
+    partition.feed(*(bought(item, n / 1e6) for n, item in enumerate(["a", "b", "b", "c", "d"])))
+    weights = {
+        (before, after): facts.weights[facts.neighbours.index(id_hash(after))]
+        for before in "abc"
+        for after in "bcd"
+        if id_hash(after) in (facts := partition.facts(before)).neighbours
+    }
+    assert weights == pytest.approx(
+        {
+            ("a", "b"): 1.0 + 1.0,
+            ("a", "c"): 1 / 2,
+            ("a", "d"): 1 / 3,
+            ("b", "c"): 1.0,
+            ("b", "d"): 1 / 2,
+            ("c", "d"): 1.0,
+        },
+        rel=1e-4,
+    )
+
+
+def test_newer_items_of_a_history_say_more() -> None:
+    """The k-th newest item of a history speaks with a weight of 1 / k."""
+    partition = Partition()
+    partition.feed(*(bought(item, n / 1e6, "u-1") for n, item in enumerate(["a", "x"])))
+    partition.feed(*(bought(item, n / 1e6, "u-2") for n, item in enumerate(["b", "y"])))
+    partition.feed(*(bought(item, 1 + n / 1e6, "u-3") for n, item in enumerate("ab")))
+    (request,) = partition.feed(ask(2, "u-3"))
+    follow = {
+        item: features[FEATURE_NAMES.index("log_neighbour")]
+        for item, features in zip(request.item_ids, request.features, strict=True)
+    }
+    # From b one went on to y; from a, which is older, one to x, and u-3 itself to b.
+    prior = NEIGHBOURS_PRIOR
+    assert follow["y"] == pytest.approx(math.log1p(20.0 / (1.0 + prior)), rel=0.01)
+    assert follow["x"] == pytest.approx(math.log1p(20.0 / (2.0 + prior) / 2), rel=0.01)
 
 
 def test_neighbours_of_a_late_event() -> None:
@@ -319,7 +366,7 @@ def counted(request: Request, source: str) -> int:
 def test_sources_fit_a_byte() -> None:
     """The bits of all sources fit the byte that a note keeps of each item."""
     assert sum(SOURCES) < 256
-    assert len(set(SOURCES)) == len(SOURCES) == 7
+    assert len(set(SOURCES)) == len(SOURCES) == 8
 
 
 def test_heavy_user_gets_all_sources() -> None:
@@ -375,6 +422,86 @@ def test_content_of_the_last_items() -> None:
     assert proposed == {f"like-{n}" for n in range(1, SEEDS + 1)}
     (request,) = partition.feed(ask(1, item_id="i-0"))
     assert "content" in names(request, "like-0")  # asked beside that item
+
+
+class Proposing:
+    """A model that always proposes the same items."""
+
+    name, version = "proposing", "1"
+
+    def __init__(self, *item_ids: str) -> None:
+        self._items = tuple(map(id_hash, item_ids))
+        self.asked: list[tuple[int, ...]] = []
+
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:
+        """Note the history, and return the items."""
+        self.asked.append(tuple(history))
+        return self._items
+
+    def scores(
+        self,
+        history: Sequence[int],  # noqa: ARG002 - a model is given them
+        items: Sequence[int],
+        features: Sequence[Sequence[float]],  # noqa: ARG002
+    ) -> tuple[float, ...]:
+        """Return zeros."""
+        return (0.0,) * len(items)
+
+
+def sources_of(request: Request) -> dict[str, set[str]]:
+    """Return the sources of each candidate."""
+    return {
+        item: {name for bit, name in SOURCES.items() if bits & bit}
+        for item, bits in zip(request.item_ids, request.sources, strict=True)
+    }
+
+
+def test_model_proposes_what_is_known() -> None:
+    """Items of the model are candidates if the log or the catalogue knows them."""
+    ranker = Proposing("other", "shelved", "unheard-of", "own")
+    partition = Partition(items=[Item(item_id="shelved")], ranker=ranker)
+    partition.feed(bought("other", 0, "u-2"), bought("own", 0, "u-1"))
+    (request,) = partition.feed(ask(1, "u-1"))
+    found = sources_of(request)
+    assert {item for item, names in found.items() if "model" in names} == {
+        "other",
+        "shelved",
+        "own",
+    }
+    assert "repeat" in found["own"]
+    assert ranker.asked[-1] == (id_hash("own"),)
+
+
+def test_model_proposes_so_many_at_most() -> None:
+    """Of a longer list the first count."""
+    names = [f"m-{n}" for n in range(POOL_MODEL + 5)]
+    partition = Partition(items=[Item(item_id=name) for name in names], ranker=Proposing(*names))
+    partition.feed(bought("own"))
+    (request,) = partition.feed(ask(1))
+    assert {item for item, found in sources_of(request).items() if "model" in found} == set(
+        names[:POOL_MODEL]
+    )
+
+
+def test_model_proposes_nothing_to_strangers() -> None:
+    """Without consent or without a history the model is not asked."""
+    ranker = Proposing("other")
+    partition = Partition(ranker=ranker)
+    partition.feed(bought("other", 0, "u-2"))
+    ranker.asked.clear()
+    partition.feed(ask(1, "u-1"), ask(1, "u-2", profiled=False))
+    assert ranker.asked == []
+
+
+def test_what_must_not_be_repeated_takes_no_place() -> None:
+    """Without repeats the pool is left to others; what was bought is known as such all the same."""
+    settings = lenient(allow_repeat=False)
+    partition = Partition(settings)
+    partition.feed(*(bought(f"r-{n}", n / 1e3) for n in range(3)), bought("other", 0, "u-2"))
+    (request,) = partition.feed(ask(1))
+    assert not any("repeat" in found for found in sources_of(request).values())
+    assert dict(zip(request.item_ids, request.bought, strict=True))["r-0"]
+    assert not dict(zip(request.item_ids, request.bought, strict=True))["other"]
 
 
 def test_content_marks_what_others_propose() -> None:

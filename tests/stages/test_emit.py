@@ -123,7 +123,7 @@ def test_reasons_say_where_a_candidate_came_from() -> None:
             {},
         )
     )
-    bits = (1 | 8, 1, 2 | 4, 16 | 32 | 64)
+    bits = (1 | 8, 1, 2 | 4, 16 | 32 | 64 | 128)
     asked = msgspec.structs.replace(request(4), features=rows, sources=bits)
     assert explain(asked, 0) == ["bought 3 days ago, usually every 7 days", "popular here"]
     assert explain(asked, 1) == ["bought 1 days ago"]
@@ -131,7 +131,12 @@ def test_reasons_say_where_a_candidate_came_from() -> None:
         "others went on to it from this user's last items",
         "trending here",
     ]
-    assert explain(asked, 3) == ["like this user's last items", "new", "popular in this context"]
+    assert explain(asked, 3) == [
+        "like this user's last items",
+        "new",
+        "popular in this context",
+        "the model expects it next",
+    ]
     for bit in SOURCES:
         assert len(explain(msgspec.structs.replace(asked, sources=(bit,) * 4), 0)) == 1
 

@@ -69,6 +69,10 @@ class Saying:
     def __init__(self, *said: float) -> None:
         self._said = said
 
+    def propose(self, history: Sequence[int]) -> tuple[int, ...]:  # noqa: ARG002
+        """Return no proposals."""
+        return ()
+
     def scores(
         self,
         history: Sequence[int],  # noqa: ARG002 - a model is given them
