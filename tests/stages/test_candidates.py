@@ -137,16 +137,16 @@ def test_newer_items_of_a_history_say_more() -> None:
     partition = Partition()
     partition.feed(*(bought(item, n / 1e6, "u-1") for n, item in enumerate(["a", "x"])))
     partition.feed(*(bought(item, n / 1e6, "u-2") for n, item in enumerate(["b", "y"])))
-    partition.feed(*(bought(item, 1 + n / 1e6, "u-3") for n, item in enumerate("ab")))
-    (request,) = partition.feed(ask(2, "u-3"))
+    partition.feed(*(bought(item, n / 1e6, "u-3") for n, item in enumerate("ab")))
+    (request,) = partition.feed(ask(1e-4, "u-3"))
     follow = {
         item: features[FEATURE_NAMES.index("log_neighbour")]
         for item, features in zip(request.item_ids, request.features, strict=True)
     }
     # From b one went on to y; from a, which is older, one to x, and u-3 itself to b.
     prior = NEIGHBOURS_PRIOR
-    assert follow["y"] == pytest.approx(math.log1p(20.0 / (1.0 + prior)), rel=0.01)
-    assert follow["x"] == pytest.approx(math.log1p(20.0 / (2.0 + prior) / 2), rel=0.01)
+    assert follow["y"] == pytest.approx(math.log1p(20.0 / (1.0 + prior)), rel=1e-4)
+    assert follow["x"] == pytest.approx(math.log1p(20.0 / (2.0 + prior) / 2), rel=1e-4)
 
 
 def test_neighbours_of_a_late_event() -> None:
