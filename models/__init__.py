@@ -19,7 +19,8 @@ Networks that say what comes next, one file for all four, and the benchmark of t
     descent.py        epochs with early stopping and checkpoints
     next_item.py      how SASRec and LRURec learn
     item_sets.py      how Mult-VAE and CFGAN learn
-    combined.py       co-visitation and a network as one, as a stream serves them
+    mix.py            a network that proposes, and scores with the stream's counts: for workers
+    served.py         the same within the stages, judged by what they answer
     leave_one_out.py  full ranking: recall and NDCG of the item that came next
     benchmark.py      all of them on one file: a table, a page, a line of JSON
 

@@ -168,7 +168,8 @@ def benchmark_(
     """Train every network and baseline on a file of sequences and compare them, leave-one-out."""
     try:
         data = read(sequences)
-        results = benchmark.run(data, benchmark.chosen(models), seed)
+        with TemporaryDirectory() as folder:
+            results = benchmark.run(data, benchmark.chosen(models), seed, Path(folder))
     except StreamAppError as error:
         console.print(str(error))
         raise typer.Exit(1) from None

@@ -8,18 +8,18 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from models.combined import Combined
 from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import Quality, Recommender, judge
 from models.networks import LRURec, SASRec
 from models.next_item import NextItem, NextItemSettings
 from models.sequences import Sequences
+from models.served import Served
 from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
 
 RESULTS = Path("docs/results")
-COMBINED, PARTS = "combined", ("co_visitation", "sasrec")
+SERVED, PART = "served", "sasrec"  # what the stages answer with that network
 
 # By name, in the order of the report: made anew from a seed.
 MODELS: dict[str, Callable[[int], Recommender]] = {
@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[[int], Recommender]] = {
     "lrurec": lambda seed: NextItem(LRURec, NextItemSettings(seed=seed)),
     "sasrec": lambda seed: NextItem(SASRec, NextItemSettings(seed=seed)),
 }
-NAMES = (*MODELS, COMBINED)
+NAMES = (*MODELS, SERVED)
 
 
 class UnknownModelError(StreamAppError):
@@ -68,20 +68,27 @@ def chosen(names: str | None) -> list[str]:
     return [name for name in NAMES if name in asked]
 
 
-def run(data: Sequences, names: Sequence[str], seed: int) -> dict[str, Result]:
-    """Return how good each model is, fitted anew; what it says meanwhile is on standard error."""
+def run(data: Sequences, names: Sequence[str], seed: int, folder: Path) -> dict[str, Result]:
+    """Return how good each model is, fitted anew; what it says meanwhile is on standard error.
+
+    What was served is in ``folder`` afterwards.
+    """
     console = Console(stderr=True)
     fitted: dict[str, tuple[Recommender, float]] = {}
 
     def fit(name: str) -> tuple[Recommender, float]:
         if name not in fitted:
             console.print(f"{name} ...")
-            parts = [fit(part) for part in PARTS] if name == COMBINED else []
-            model = Combined(parts[0][0], parts[1][0]) if parts else MODELS[name](seed)
+            model: Recommender
+            if name == SERVED:
+                network, before = fit(PART)
+                assert isinstance(network, NextItem)
+                model = Served(network, folder)
+            else:
+                model, before = MODELS[name](seed), 0.0
             began = monotonic_seconds()
             model.fit(data)
-            took = monotonic_seconds() - began
-            fitted[name] = model, took + sum(seconds for _, seconds in parts)
+            fitted[name] = model, before + monotonic_seconds() - began
         return fitted[name]
 
     found = {}

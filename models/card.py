@@ -48,6 +48,23 @@ Written by `python -m models wrap`, around a graph that was trained elsewhere.
 - **Licence.** {licence}
 """
 
+_MIXTURE = """\
+# Model card: {name}, version {version}
+
+Written by `python -m models train`.
+
+- **What it does.** Proposes {proposes} items that may follow the last {history} of a user, and
+  orders the up to {pool} candidates of a recommendation by what the network says of them and by
+  what users went on to (weight of the network: {weight:.2f}). See `models/mix.py`.
+- **Trained on** {events:,} events of {source}, from {since} to {until} (exclusive).
+- **Items.** It knows {items:,} by name.
+- **How good.** {quality}
+- **Exact.** On requests that were made up, ONNX and the network differ by at most {parity:.1e}.
+- **What it is not for.** Another shop: item ids and habits are this one's. It says which candidate
+  is likelier to follow, not how likely.
+- **Licence.** {licence}
+"""
+
 _SECTION = "\n## Precisions\n"
 _NOT_SAID = "Not said."
 
@@ -64,6 +81,32 @@ def foreign(manifest: Manifest, reads: str, requests: int) -> str:
         until=f"{manifest.data.until:%Y-%m-%d}",
         items=manifest.items,
         requests=requests,
+        parity=manifest.metrics["parity"],
+        licence=manifest.licence or _NOT_SAID,
+    )
+
+
+def mixture(manifest: Manifest) -> str:
+    """Return the card of a sequence network that is mixed with counts."""
+    figures = {
+        name: value
+        for name, value in manifest.metrics.items()
+        if name.startswith(("recall", "ndcg"))
+    }
+    said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return _MIXTURE.format(
+        name=manifest.name,
+        version=manifest.version,
+        proposes=manifest.proposes,
+        history=manifest.history,
+        pool=manifest.pool,
+        weight=manifest.metrics["weight"],
+        events=manifest.data.events,
+        source=manifest.data.source,
+        since=f"{manifest.data.since:%Y-%m-%d}",
+        until=f"{manifest.data.until:%Y-%m-%d}",
+        items=manifest.items,
+        quality=f"Of what was held back: {said}." if said else "Not measured.",
         parity=manifest.metrics["parity"],
         licence=manifest.licence or _NOT_SAID,
     )

@@ -213,7 +213,14 @@ def compress(
         card = (folder / CARD).read_text("utf-8")
     card = card.replace(f"version {manifest.version}\n", f"version {written.version}\n")
     items = "".join(f"{item_id}\n" for item_id in found.item_ids)
-    write(to, graphs[precision], items.encode(), written, with_variants(card, variants, precision))
+    write(
+        to,
+        graphs[precision],
+        items.encode(),
+        written,
+        with_variants(card, variants, precision),
+        found.proposer,
+    )
     return variants
 
 

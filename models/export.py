@@ -6,7 +6,7 @@ that whoever loads the folder can tell that it computes what was trained.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ from stream_app.steps import FEATURE_NAMES
 NAME = "sasrec-head"
 OPSET = 20
 PARITY_MAX = 1e-4  # greatest difference between a score by ONNX and by JAX
+REQUEST: dict[str, Any] = {  # the inputs of a graph that scores candidates
+    "history": jax.ShapeDtypeStruct((1, HISTORY), jnp.int32),
+    "candidates": jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
+    "features": jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
+}
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -95,31 +100,28 @@ def export(
 def write_graph(model: Ranker, path: Path) -> None:
     """Write the ranker as ONNX, weights included."""
     model.eval()
-    shapes: list[Any] = [
-        jax.ShapeDtypeStruct((1, HISTORY), jnp.int32),
-        jax.ShapeDtypeStruct((1, POOL_SIZE), jnp.int32),
-        jax.ShapeDtypeStruct((1, POOL_SIZE, len(FEATURE_NAMES)), jnp.float32),
-    ]
-    _write(model, shapes, ["history", "candidates", "features"], path)
+    path.write_bytes(graph_of(model, REQUEST, "scores"))
 
 
 def write_all_scores(scores: Callable[[jax.Array], jax.Array], length: int, path: Path) -> None:
     """Write a function of one history, (1, ``length``) tokens -> scores, as ONNX with weights."""
-    _write(scores, [jax.ShapeDtypeStruct((1, length), jnp.int32)], ["history"], path)
+    history = {"history": jax.ShapeDtypeStruct((1, length), jnp.int32)}
+    path.write_bytes(graph_of(scores, history, "scores"))
 
 
-def _write(
-    model: Callable[..., jax.Array], shapes: list[Any], names: list[str], path: Path
-) -> None:
+def graph_of(model: Callable[..., jax.Array], inputs: Mapping[str, Any], output: str) -> bytes:
+    """Return a function of named inputs, with their shapes and types, as ONNX with weights."""
     graph = to_onnx(
         model,
-        inputs=shapes,
-        input_names=names,
-        output_names=["scores"],
+        inputs=list(inputs.values()),
+        input_names=list(inputs),
+        output_names=[output],
         opset=OPSET,
         return_mode="proto",
     )
-    path.write_bytes(graph.SerializeToString())  # by itself it would put the weights beside it
+    # By itself it would put the weights beside it.
+    data: bytes = graph.SerializeToString()
+    return data
 
 
 def run(path: Path, given: Examples) -> npt.NDArray[np.float32]:

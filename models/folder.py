@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from stream_app.clock import monotonic_seconds
-from stream_app.manifest import GRAPH, HISTORY, ITEMS, MANIFEST, Manifest, Probe
+from stream_app.manifest import GRAPH, HISTORY, ITEMS, MANIFEST, PROPOSER, Manifest, Probe
 from stream_app.ranker import Ranker
 from stream_app.registry import Registry
 from stream_app.stages.candidates import POOL_SIZE
@@ -80,15 +80,22 @@ def probed(manifest: Manifest) -> Inputs:
     )
 
 
-def write(to: Path, graph: bytes, items: bytes, manifest: Manifest, card: str) -> None:
-    """Write the three files and the model card, if a worker would load them.
+def write(  # noqa: PLR0913, PLR0917 - one for each file
+    to: Path,
+    graph: bytes,
+    items: bytes,
+    manifest: Manifest,
+    card: str,
+    proposer: bytes | None = None,
+) -> None:
+    """Write a model's files and the model card, if a worker would load them.
 
     Parameters
     ----------
     to
         The folder, made if missing; what it holds is replaced.
-    graph, items
-        What the two files hold; ``manifest`` gets their hashes.
+    graph, items, proposer
+        What the files hold; ``manifest`` gets their hashes.
     manifest
         What to say of them.
     card
@@ -100,6 +107,8 @@ def write(to: Path, graph: bytes, items: bytes, manifest: Manifest, card: str) -
         When a worker would refuse it or nobody could publish it; nothing is written then.
     """
     files = {GRAPH: graph, ITEMS: items}
+    if proposer is not None:
+        files[PROPOSER] = proposer
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     text = msgspec.json.format(
         msgspec.json.encode(msgspec.structs.replace(manifest, files=hashes)), indent=1

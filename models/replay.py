@@ -78,7 +78,7 @@ class Partition:
 
     def __init__(self, number: int, context: Context) -> None:
         self._number = number
-        self._context = context
+        self.context = context
         self._state = PartitionState()
         self._state.begin(0, context.partitions, "replay")
         self._offset = 0
@@ -98,7 +98,7 @@ class Partition:
         out = []
         while waiting:
             batch = next_batch(self._state, topic, self._number, waiting, BATCH_RECORDS)
-            out.append(process(self._state, batch, self._context))
+            out.append(process(self._state, batch, self.context))
             self._state.changes()
             del waiting[: len(batch.records)]
         return out

@@ -176,8 +176,8 @@ class ItemFacts(msgspec.Struct):
 
         Some more are counted that went nowhere, so that a few transitions make no large share.
         """
-        exponent = (second - self.reference_s) / NEIGHBOUR_HALF_LIFE_S
-        return 1.0 / (self.outgoing[0] + NEIGHBOURS_PRIOR * 2.0**exponent)
+        unit: float = 2.0 ** ((second - self.reference_s) / NEIGHBOUR_HALF_LIFE_S)
+        return 1.0 / (self.outgoing[0] + NEIGHBOURS_PRIOR * unit)
 
     def went_on_to(self, item: int, second: int, weight: float) -> None:
         """Count a transition; of more than 20 neighbours the lightest gives way."""

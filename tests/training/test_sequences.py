@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +14,21 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner
 
-from models import counts
+from models import counts, mix
 from models.__main__ import app
 from models.benchmark import NAMES, UnknownModelError, chosen
-from models.combined import Combined
 from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.descent import Patience
+from models.export import ParityError, graph_of
 from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import Recommender, judge, quality, rank
+from models.mix import About, Mix, export
 from models.networks import LRURec, SASRec, SequenceNetwork, Sizes
 from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
 from models.sequences import Sequences, SequencesError, padded, read, split
-from stream_app.manifest import FIRST_ITEM, PADDING
+from models.served import Served
+from stream_app.manifest import FIRST_ITEM, PADDING, Data, read_manifest
+from stream_app.stages.candidates import POOL_MODEL
 
 ITEMS = 20
 SIZES = Sizes(ITEMS + FIRST_ITEM, 16, 8, 2, 2, 0.0)
@@ -234,17 +239,63 @@ def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
         EASE().fit(many)
 
 
-def test_combined_weighs_its_parts_by_the_validation(
-    data: Sequences, fitted: dict[str, Recommender]
+def test_the_stages_serve_a_network(
+    data: Sequences, fitted: dict[str, Recommender], tmp_path: Path
 ) -> None:
-    """It is no worse on the validation than either part alone, and proposes nothing seen."""
+    """With counts and network the stages rank about as well as the better of them; nothing seen."""
     visits, network = fitted["co_visitation"], fitted["sasrec"]
-    both = Combined(visits, network).fit(data)
+    assert isinstance(network, NextItem)
+    served = Served(network, tmp_path / "model").fit(data)
     asked = data.before_validation, data.validation, data.items
-    found = [judge(each.scores, *asked).ndcg_at_10 for each in (both, visits, network)]
-    assert found[0] >= max(found[1:]) - 0.005
-    scores = both.scores(data.before_test)
+    found = [judge(each.scores, *asked).ndcg_at_10 for each in (served, visits, network)]
+    assert found[0] >= max(found[1:]) - 0.02
+    scores = served.scores(data.before_test)
     assert all((row[h] == 0).all() for row, h in zip(scores, data.before_test, strict=True))
+    manifest = read_manifest(tmp_path / "model")
+    assert manifest.metrics["weight"] == served.weight
+    assert manifest.proposes == min(POOL_MODEL, ITEMS)
+
+
+class Average(SequenceNetwork):
+    """A network whose state is the mean of what it read; it is exported in no time."""
+
+    def __call__(self, history: jax.Array, asked: int = 1) -> jax.Array:  # noqa: ARG002
+        """Return the states; (B, L) tokens -> (B, 1, D)."""
+        mean: jax.Array = self.items(history).mean(axis=1, keepdims=True)
+        return mean
+
+
+def test_a_graph_that_is_not_the_network_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parity is checked for scores and for proposals before anything is written."""
+    fresh = cast("LRURec", Average(SIZES, nnx.Rngs(0)))
+    about = About("mix", Data("made up", datetime.now(UTC), datetime.now(UTC), 1), {})
+    names = [f"i{place}" for place in range(ITEMS)]
+
+    def exported() -> None:
+        export(fresh, names, 0.5, about, tmp_path / "model")
+
+    real = graph_of
+
+    def other(model: Any, inputs: Any, output: str) -> bytes:
+        changed = Mix(fresh, 0.4) if output == broken == "scores" else model
+        if output == broken == "proposals":
+            changed = lambda history: ITEMS + FIRST_ITEM - model(history)  # noqa: E731
+        return real(changed, inputs, output)
+
+    monkeypatch.setattr(mix, "graph_of", other)
+    monkeypatch.setattr(mix, "POOL_MODEL", 5)
+    broken = "scores"
+    with pytest.raises(ParityError, match="scores of the exported graph differ"):
+        exported()
+    broken = "proposals"
+    with pytest.raises(ParityError, match="items that the network does not"):
+        exported()
+    assert not (tmp_path / "model").exists()
+    broken = ""
+    exported()
+    assert read_manifest(tmp_path / "model").proposes == 5
 
 
 def test_the_same_seed_gives_the_same_network(

@@ -1,0 +1,162 @@
+"""A sequence network within the stages of the stream, judged by what they answer.
+
+Histories stream through all stages as purchases, and teach them what follows what; then each
+history to be continued is that of a new visitor, who asks. Its events arrive too late to teach
+co-visitation, so that counts and network know the same.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from flax import nnx
+
+from models.folder import Inputs
+from models.leave_one_out import Scores, quality
+from models.mix import About, Network, export, mixed, parts
+from models.next_item import NextItem
+from models.replay import Partition
+from models.sequences import Items, Sequences
+from stream_app.clock import monotonic_seconds
+from stream_app.config import StageSettings
+from stream_app.event import Event, encode
+from stream_app.hashing import event_hash
+from stream_app.manifest import FIRST_ITEM, HISTORY, UNKNOWN, Data
+from stream_app.pipeline import Context, Outputs
+from stream_app.ranker import Ranker
+from stream_app.stages.candidates import POOL_SIZE
+from stream_app.steps import FEATURE_NAMES, Ranked, Request
+
+WEIGHTS = [place / 20 for place in range(21)]  # of the network, that are tried
+BEGIN_MS = 1_735_689_600_000  # 2025-01-01: sequences without times are streamed from here on
+STEP_MS = 1_000  # between two events
+LATE_MS = 900_000  # what arrives so long after its time teaches no co-visitation
+CHOSEN_MAX = 5_000  # users that the weight is chosen by
+ROWS = 256  # requests that the network reads at once
+SETTINGS = StageSettings(
+    allow_repeat=False, recommend_on=frozenset(), top_k=50, learn_share=0.0, items_max=5_000_000
+)
+
+
+class Served:
+    """What the stream answers with a fitted network; its folder is in ``folder`` after ``fit``."""
+
+    def __init__(self, network: NextItem, folder: Path) -> None:
+        self.network, self.folder = network, folder
+        self.weight = 0.5  # of the network
+
+    def fit(self, data: Sequences) -> Self:
+        """Stream the histories, and choose the weight by the NDCG of the validation items."""
+        self.names = data.names
+        self._numbers = count()  # of events
+        self._ms = BEGIN_MS
+        self._partition = Partition(0, Context(SETTINGS, 1))
+        self._places = {event_hash(name): place for place, name in enumerate(data.names)}
+        for user, history in enumerate(data.learned):
+            for item in history:
+                self._ms += STEP_MS
+                self._append(f"u{user}", self._ms, data.names[item])
+        self._partition.run()
+        self._serve()
+        self.weight = self._choose(data.before_validation, data.validation)
+        self._serve()
+        return self
+
+    def scores(self, histories: Sequence[Items]) -> Scores:
+        """Return 1 / rank of what is recommended, 0 elsewhere; n histories -> (n, items)."""
+        found = np.zeros((len(histories), len(self.names)), np.float32)
+        for row, ranked in enumerate(self._ask(histories)):
+            items = [self._places[ranked.request.items[place]] for place in ranked.places]
+            found[row, items] = 1.0 / np.arange(1, len(items) + 1)
+        return found
+
+    def _serve(self) -> None:
+        """Write the folder with the weight, and let it answer as a worker would."""
+        network: Network = self.network.network
+        began, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (BEGIN_MS, self._ms))
+        events = (self._ms - BEGIN_MS) // STEP_MS
+        about = About("mix", Data("sequences", began, now, events), {})
+        export(network, self.names, self.weight, about, self.folder)
+        ranker = Ranker.load(
+            self.folder, clock=monotonic_seconds, milliseconds_max=np.inf, pool_min=POOL_SIZE
+        )
+        self._partition.context = Context(SETTINGS, 1, ranker=ranker)
+
+    def _choose(self, histories: Sequence[Items], targets: Items) -> float:
+        """Return the weight that ranks the candidates of some of the users best."""
+        chosen = np.linspace(0, len(histories) - 1, min(len(histories), CHOSEN_MAX)).astype(int)
+        requests = [each.request for each in self._ask([histories[place] for place in chosen])]
+        hashes = [event_hash(self.names[item]) for item in targets[chosen]]
+        network = self.network.network
+        above = np.full((len(WEIGHTS), len(requests)), POOL_SIZE)
+        for begin in range(0, len(requests), ROWS):
+            inputs = self._inputs(requests[begin : begin + ROWS])
+            known = _parts(network, inputs.history, inputs.candidates, inputs.features)
+            chance, share = map(np.asarray, known)
+            for row, request in enumerate(requests[begin : begin + ROWS]):
+                shown = ~np.array(request.bought)
+                wanted = hashes[begin + row]
+                if wanted not in request.items:
+                    continue
+                own = request.items.index(wanted)
+                for place, weight in enumerate(WEIGHTS):
+                    scores = mixed(chance[row], share[row], weight)[: len(shown)]
+                    above[place, begin + row] = (scores[shown] > scores[own]).sum()
+        found = [quality(each, np.zeros_like(each)).ndcg_at_10 for each in above]
+        return WEIGHTS[int(np.argmax(found))]
+
+    def _inputs(self, requests: Sequence[Request]) -> Inputs:
+        """Return requests as the graph takes them, filled up to :data:`ROWS`."""
+        history = np.zeros((ROWS, HISTORY), np.int32)
+        candidates = np.zeros((ROWS, POOL_SIZE), np.int32)
+        features = np.zeros((ROWS, POOL_SIZE, len(FEATURE_NAMES)), np.float32)
+        for row, request in enumerate(requests):
+            past = [self._token(item) for item in request.view.items[-HISTORY:]]
+            history[row, HISTORY - len(past) :] = past
+            size = len(request.items)
+            candidates[row, :size] = [self._token(item) for item in request.items]
+            features[row, :size] = request.features
+        return Inputs(history, candidates, features)
+
+    def _token(self, item: int) -> int:
+        place = self._places.get(item)
+        return UNKNOWN if place is None else place + FIRST_ITEM
+
+    def _ask(self, histories: Sequence[Items]) -> list[Ranked]:
+        """Return what is recommended to visitors with these histories, in their order."""
+        found = []
+        for history in histories:
+            self._ms += STEP_MS
+            visitor = f"v{next(self._numbers)}"
+            newest = history[-HISTORY:]
+            for place, item in enumerate(newest):
+                late_ms = self._ms - LATE_MS - (len(newest) - place) * STEP_MS
+                found += self._append(visitor, late_ms, self.names[item])
+            found += self._append(visitor, self._ms)
+        found += self._ranked(self._partition.run())
+        return found
+
+    def _append(self, user_id: str, time_ms: int, item_id: str | None = None) -> list[Ranked]:
+        """Send a purchase, or a question where there is no item; return what is recommended."""
+        kind = "recommend" if item_id is None else "purchase"
+        event = Event(
+            event_id=f"e{next(self._numbers)}",
+            type=kind,
+            user_id=user_id,
+            timestamp=time_ms,
+            item_id=item_id,
+        )
+        outputs = self._partition.append((user_id.encode(), encode(event), self._ms))
+        return self._ranked(outputs)
+
+    @staticmethod
+    def _ranked(outputs: Sequence[Outputs]) -> list[Ranked]:
+        return [ranked for each in outputs for ranked in each.answers.ranked]
+
+
+@nnx.jit
+def _parts(network: Network, history: Any, candidates: Any, features: Any) -> Any:
+    return parts(network, history, candidates, features)
