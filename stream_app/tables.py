@@ -44,6 +44,11 @@ CONTEXT_BYTES_MAX = _CONTEXT.size + CONTEXT_SIZE * _TOP_ENTRY.size
 # at 2^127, so a row is rescaled long before.
 _RESCALE_HALF_LIVES = 32
 
+# Features of an item in the repeat table: log_count, which comes first in a row of features; and
+# has_gap, due, overdue, in_repeat, recency_days and gap_days, which come sixth.
+Personal = tuple[float, tuple[float, ...]]
+STRANGER: Personal = (0.0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+
 
 class Repeats(msgspec.Struct):
     """What a user buys again: at most 50 items, the lowest decayed count leaves.
@@ -101,6 +106,21 @@ class Repeats(msgspec.Struct):
         gap_days, mean = gap_s / DAY_S, self.gaps[place]
         self.gaps[place] = gap_days if mean < 0 else mean + GAP_WEIGHT * (gap_days - mean)
         self.last_s[place] = second
+
+    def features(self, now_s: int) -> dict[int, Personal]:
+        """Return the features of each repeat, as of a time."""
+        personal: dict[int, Personal] = {}
+        columns = zip(self.items, self.counts, self.last_s, self.gaps, strict=True)
+        for item, count, last_s, gap_days in columns:
+            age_s = now_s - last_s if now_s > last_s else 0
+            age_days = age_s / DAY_S
+            rest = (0.0, 0.0, 0.0, 1.0, age_days, 0.0)
+            if gap_days > 0:
+                ratio = age_days / max(gap_days, 0.5)
+                due, overdue = (ratio, 0.0) if ratio < 1.0 else (1.0, min(ratio - 1.0, 3.0))
+                rest = (1.0, due, overdue, 1.0, age_days, gap_days)
+            personal[item] = math.log1p(count * 2.0 ** (-age_s / REPEAT_HALF_LIFE_S)), rest
+        return personal
 
     def _enter(self, item: int, second: int) -> None:
         if len(self.items) == REPEATS_SIZE:

@@ -20,10 +20,10 @@ from stream_app.hashing import id_hash
 from stream_app.shelves import NEW_MS, Shelved, Shelves, is_new, similarity
 from stream_app.steps import SOURCES, Admitted, Due, Request, Scorer, Step, UserView
 from stream_app.tables import (
-    DAY_S,
-    REPEAT_HALF_LIFE_S,
+    STRANGER,
     ContextTop,
     ItemFacts,
+    Personal,
     Repeats,
     TopLists,
 )
@@ -220,7 +220,7 @@ def _look(tables: Tables, step: Admitted, view: UserView, given: _Given) -> _Sce
 def _pool(tables: Tables, place: int, step: Admitted, view: UserView, scene: _Scene) -> Request:
     """Return a request with the candidates of all sources, each with its features."""
     items, item_ids, rows, bits = [], [], [], []
-    personal = _personal_features(scene.repeats, scene.now_ms // 1000)
+    personal = scene.repeats.features(scene.now_ms // 1000) if scene.repeats is not None else {}
     facts_of, known = tables.items.get, scene.shelves.known
     for item, bit in _gather(scene).items():
         facts, shelved = facts_of(item), known.get(item)
@@ -229,7 +229,7 @@ def _pool(tables: Tables, place: int, step: Admitted, view: UserView, scene: _Sc
             continue
         items.append(item)
         item_ids.append(source.item_id)
-        rows.append(_features(item, facts, shelved, scene, personal.get(item, _STRANGER)))
+        rows.append(_features(item, facts, shelved, scene, personal.get(item, STRANGER)))
         bits.append(bit)
     return Request(
         place,
@@ -351,36 +351,12 @@ def _followers(tables: Tables, view: UserView, second: int) -> dict[int, float]:
     return followers
 
 
-# Features of an item in the repeat table: log_count, which comes first in a row of features; and
-# has_gap, due, overdue, in_repeat, recency_days and gap_days, which come sixth.
-_Personal = tuple[float, tuple[float, ...]]
-_STRANGER: _Personal = (0.0, (0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
-
-
-def _personal_features(repeats: Repeats | None, now_s: int) -> dict[int, _Personal]:
-    """Return the features of each repeat."""
-    personal: dict[int, _Personal] = {}
-    if repeats is None:
-        return personal
-    columns = zip(repeats.items, repeats.counts, repeats.last_s, repeats.gaps, strict=True)
-    for item, count, last_s, gap_days in columns:
-        age_s = now_s - last_s if now_s > last_s else 0
-        age_days = age_s / DAY_S
-        rest = (0.0, 0.0, 0.0, 1.0, age_days, 0.0)
-        if gap_days > 0:
-            ratio = age_days / max(gap_days, 0.5)
-            due, overdue = (ratio, 0.0) if ratio < 1.0 else (1.0, min(ratio - 1.0, 3.0))
-            rest = (1.0, due, overdue, 1.0, age_days, gap_days)
-        personal[item] = math.log1p(count * 2.0 ** (-age_s / REPEAT_HALF_LIFE_S)), rest
-    return personal
-
-
 def _features(
     item: int,
     facts: ItemFacts | None,
     shelved: Shelved | None,
     scene: _Scene,
-    personal: _Personal,
+    personal: Personal,
 ) -> tuple[float, ...]:
     """Return one candidate's features, in the order of :data:`stream_app.steps.FEATURE_NAMES`.
 
