@@ -7,7 +7,7 @@ Data from anywhere, cleaned as the stream would clean it, and runs that survive 
     data_commands.py  python -m models data
     checkpoint.py     arrays on disk, whole or not at all; a run goes on to the same bits
     parallel.py       a step of several processes, whose gradients are added up
-    fit.py            python -m models fit: a network of those below on any data
+    fit.py            python -m models train: a network of those below on any data
     ranker_trainer.py the served ranker on any data, from its last weights on
     retrain.py        python -m models retrain: when, against what serves, and whether to promote
 
@@ -33,6 +33,7 @@ The served ranker, in the order of the work::
     train.py      gradient descent with early stopping, checkpoints and curves
     evaluate.py   how good rankings of candidates are: recall, hit rate, NDCG, with intervals
     report.py     the table, curves and page of an evaluation
+    demo_ranker.py  the demo's, from its shop's year
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
     compress.py   the table of items as float16 or int8
@@ -42,7 +43,7 @@ The served ranker, in the order of the work::
     folder.py     the folder, written whole or not at all
     card.py       the model card
     registry.py   which model the workers use
-    __main__.py   python -m models train | evaluate | export | benchmark, and those of other modules
+    __main__.py   python -m models evaluate | export | benchmark, and those of other modules
 
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

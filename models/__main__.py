@@ -15,30 +15,23 @@ from models import benchmark, compress, data_commands, fit, registry, report, re
 from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
-from models.data import Requests, Vocabulary, completejourney, count_items, vocabulary
+from models.data import Requests, Vocabulary
+from models.demo_ranker import BUILD, CHECKPOINT, RUN, SHOP_BEGINS_MS, TOKENS, VALIDATION_MS, Run
 from models.export import Card, export
 from models.folder import CARD
 from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
 from models.sequences import read
-from models.train import Epoch, TrainSettings, build, load, train
+from models.train import build, load
 from models.variants import held
-from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
 from stream_app.manifest import Data, read_folder
 from stream_app.ops.demo_shops import MODEL_FOLDER
-from stream_app.sources.completejourney import SOURCE, CompleteJourney
+from stream_app.sources.completejourney import SOURCE
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
-# In ms since the epoch, UTC. Before the first, the tables of the stream are still filling up; the
-# next four weeks say when to stop.
-ASK_FROM_MS = 1_488_326_400_000  # 2017-03-01
-VALIDATION_MS = 1_507_420_800_000  # 2017-10-08
-SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
-
 PARITY_REQUESTS = 500
-TOKENS, CHECKPOINT, RUN = "items.txt", "checkpoint", "run.json"
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -47,57 +40,6 @@ for each in (data_commands, fit, compress, wrap, registry, retrain):
 console = Console(stderr=True, width=100)
 
 Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
-BUILD = Path("build/model")
-
-
-class Run(msgspec.Struct, frozen=True):
-    """What was trained on what, and how it went: with validation, then on all of it."""
-
-    partitions: int
-    events: int
-    settings: TrainSettings
-    epochs: list[Epoch]
-    refit: list[Epoch]
-    seconds: float
-
-
-@app.command("train")
-def train_(
-    folder: Folder = BUILD,
-    partitions: Annotated[int, typer.Option(min=1, help="of the topic to be served")] = 4,
-    households: Annotated[int | None, typer.Option(min=1, help="a part of the shop")] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="at most")] = TrainSettings().epochs_max,
-) -> None:
-    """Make the data through the program, train with early stopping, then again on all weeks."""
-    began = monotonic_seconds()
-    folder.mkdir(parents=True, exist_ok=True)
-    shop = CompleteJourney()
-    chosen = None if households is None else frozenset(sorted(shop.households())[:households])
-    console.print("data: the shop's year through the program ...")
-    requests = completejourney(partitions, ASK_FROM_MS, END_MS, chosen)
-    requests.save(folder / REQUESTS)
-    known = [each for each in shop.events(chosen) if int(each.timestamp) < TEST_MS]  # type: ignore[arg-type]
-    words = vocabulary(count_items(known))
-    (folder / TOKENS).write_text("".join(f"{item}\n" for item in words.item_ids), "utf-8")
-    settings = TrainSettings(epochs_max=epochs)
-    console.print(f"training: {len(words.item_ids):,} items known by name ...")
-    past = requests.between(ASK_FROM_MS, VALIDATION_MS)
-    judged = requests.between(VALIDATION_MS, TEST_MS).before_baskets()
-    _, first = train(past, judged, words, settings, folder / CHECKPOINT)
-    best = max(range(len(first)), key=lambda place: _ndcg(first[place])) + 1
-    console.print(f"refit: {best} epochs on all weeks before the test ...")
-    whole = msgspec.structs.replace(settings, epochs_max=best)
-    everything = requests.between(ASK_FROM_MS, TEST_MS)
-    _, second = train(everything, None, words, whole, folder / CHECKPOINT)
-    seconds = round(monotonic_seconds() - began, 1)
-    run = Run(partitions, len(known), settings, first, second, seconds)
-    (folder / RUN).write_bytes(msgspec.json.format(msgspec.json.encode(run)))
-    report.curves(first, folder / "curves.png")
-    print(
-        msgspec.json.encode(
-            {"seconds": seconds, "epochs": best, "validation": first[best - 1]}
-        ).decode()
-    )
 
 
 @app.command()
@@ -196,10 +138,6 @@ def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:
 
 def _moment(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def _ndcg(epoch: Epoch) -> float:
-    return epoch.validation.ndcg_at_10 if epoch.validation is not None else -1.0
 
 
 def main() -> None:

@@ -11,10 +11,8 @@ from models.data_card import TYPES, data_card, lines, tables
 from models.sources import Source, SourceError, read_log
 from stream_app.event import EVENT_TYPES
 
-DataOption = Annotated[
-    str,
-    typer.Option("--data", help="file, kafka://host:port/topic, completejourney or synthetic"),
-]
+DATA_HELP = "file, kafka://host:port/topic, completejourney or synthetic"
+DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 MappingOption = Annotated[
     str | None, typer.Option("--mapping", help="of another shop's rows: a ready one, or a path")
 ]

@@ -1,8 +1,9 @@
-"""``python -m models fit``: a network on any data, which a kill only interrupts; with curves."""
+"""``python -m models train``: a network on any data, which a kill only interrupts; with curves."""
 
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,13 +17,14 @@ from flax import nnx
 from models.checkpoint import SECONDS, Checkpoints, write_arrays
 from models.data_card import leave_one_out, temporal
 from models.data_commands import (
+    DATA_HELP,
     TYPES_TEXT,
-    DataOption,
     ItemEventsOption,
     MappingOption,
     TypesOption,
     chosen,
 )
+from models.demo_ranker import BUILD, train_ranker
 from models.descent import Epoch, Patience
 from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import judge
@@ -30,10 +32,13 @@ from models.networks import LRURec, SASRec
 from models.next_item import NextItem, NextItemSettings
 from models.parallel import ParallelError, Spread, free_port, join, launch
 from models.sequences import Sequences
-from models.sources import Source, read_log
+from models.served import Served
+from models.sources import Log, Source, SourceError, read_log
 from stream_app.clock import monotonic_seconds
+from stream_app.manifest import Data
 
 Name = Literal["sasrec", "lrurec", "mult-vae", "cfgan"]
+ModelName = Literal["ranker", "sasrec", "lrurec", "mult-vae", "cfgan"]
 Split = Literal["leave-one-out", "temporal"]
 WEIGHTS, CURVE, PICTURE, ITEMS = "network.npz", "curve.json", "curve.png", "items.txt"
 
@@ -54,12 +59,14 @@ class FitSettings(msgspec.Struct, frozen=True):
     seed: int = 0
 
 
-@app.command()
-def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
-    data: DataOption,
+@app.command("train")
+def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
+    model: Annotated[ModelName, typer.Option(help="which")] = "ranker",
+    data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     mapping: MappingOption = None,
-    folder: Annotated[Path, typer.Option(help="weights, curve, checkpoints")] = Path("build/fit"),
-    network: Annotated[Name, typer.Option(help="which")] = "sasrec",
+    folder: Annotated[
+        Path | None, typer.Option(help="weights, curves, checkpoints [default: build/MODEL]")
+    ] = None,
     split: Annotated[Split, typer.Option(help="what is held back")] = "leave-one-out",
     types: TypesOption = TYPES_TEXT,
     item_events_min: ItemEventsOption = 1,
@@ -68,23 +75,44 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,
     learning_rate: Annotated[float, typer.Option(min=0, help="of Adam")] = 1e-3,
     places: Annotated[int, typer.Option(min=2, help="of histories in a step")] = 1024,
-    epochs: Annotated[int, typer.Option(min=1, help="at most")] = Patience().epochs_max,
+    epochs: Annotated[int | None, typer.Option(min=1, help="at most")] = None,
     patience: Annotated[int, typer.Option(min=1, help="epochs without a gain")] = Patience().epochs,
     seed: Annotated[int, typer.Option(help="of all chance")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="between two")] = SECONDS,
     processes: Annotated[int, typer.Option(min=1, help="that share each step")] = 1,
     process: Annotated[int | None, typer.Option(min=0, help="which this is, from 0")] = None,
     coordinator: Annotated[str | None, typer.Option(help="host:port of process 0")] = None,
+    partitions: Annotated[int, typer.Option(min=1, help="of the ranker's topic")] = 4,
+    households: Annotated[int | None, typer.Option(min=1, help="a part of the ranker's")] = None,
+    *,
+    serve: Annotated[
+        bool, typer.Option(help="leave FOLDER/model for workers (sasrec and lrurec)")
+    ] = True,
 ) -> None:
-    """Train a network on data from any source; started again after a kill, it goes on.
+    """Train a model; without options the demo's ranker, which `evaluate` and `export` take up.
 
-    With --processes 2 two processes of this machine share each step (sasrec and lrurec). On several
+    The others learn from data of any source and, started again after a kill, go on. With
+    --processes 2 two processes of this machine share each step (sasrec and lrurec). On several
     machines start each process with its --process and the same --coordinator and folder.
 
     For example:
 
-        python -m models fit --data shop.csv --mapping rees46 --network sasrec --processes 2
+        python -m models train
+
+        python -m models train --model lrurec --data shop.csv --mapping rees46 --processes 2
     """
+    if model == "ranker":
+        if data is not None:
+            raise SourceError(
+                "the ranker learns from other data by `python -m models retrain --data ...`; name "
+                "another --model, or leave --data out"
+            )
+        trained = train_ranker(folder or BUILD, partitions, households, epochs)
+        print(msgspec.json.encode(trained.summary()).decode())
+        return
+    if data is None:
+        raise SourceError(f"give --data, what {model} is to learn from: {DATA_HELP}")
+    network, folder = model, folder or Path("build") / model
     if processes > 1:
         if network not in {"sasrec", "lrurec"}:
             raise ParallelError(f"{network} trains in one process: leave --processes out")
@@ -97,22 +125,27 @@ def fit(  # noqa: PLR0913, PLR0917 - an argument is an option
     log = read_log(Source(data, mapping))
     divide = leave_one_out if split == "leave-one-out" else temporal
     given = divide(log, chosen(types), item_events_min)
+    most = epochs or Patience().epochs_max
     settings = FitSettings(
-        network, width, blocks, dropout, learning_rate, places, epochs, patience, seed
+        network, width, blocks, dropout, learning_rate, places, most, patience, seed
     )
-    found = run(given, settings, folder, checkpoint_seconds, Spread() if processes > 1 else None)
+    spread = Spread() if processes > 1 else None
+    found = run(given, settings, folder, checkpoint_seconds, spread, _about(data, log, serve))
     if jax.process_index() == 0:
         print(msgspec.json.encode(found).decode())
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - how to go on, to spread and to serve
     data: Sequences,
     settings: FitSettings,
     folder: Path,
     checkpoint_seconds: float = SECONDS,
     spread: Spread | None = None,
+    about: Data | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with training; leave weights, curve and items in ``folder``; return figures.
+
+    With ``about``, what the data is, a sequence network is also left as a model for workers.
 
     Raises
     ------
@@ -123,6 +156,7 @@ def run(
     checkpoints = Checkpoints(folder / "checkpoints", _name_of(data, settings), checkpoint_seconds)
     model = _MODELS[settings.network](settings, checkpoints, spread).fit(data)
     quality = judge(model.scores, data.before_test, data.test, data.items)
+    found: dict[str, Any] = {"test": msgspec.to_builtins(quality), "epochs": len(model.epochs)}
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model.network, nnx.Param))
         weights = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
@@ -130,11 +164,11 @@ def run(
         (folder / ITEMS).write_text("".join(f"{name}\n" for name in data.names), "utf-8")
         (folder / CURVE).write_bytes(msgspec.json.encode(model.epochs))
         picture(model.epochs, folder / PICTURE)
-    return {
-        "test": msgspec.to_builtins(quality),
-        "epochs": len(model.epochs),
-        "seconds": round(monotonic_seconds() - began, 1),
-    }
+        if about is not None and isinstance(model, NextItem):
+            served = Served(model, folder / "model", about, settings.network).fit(data)
+            quality = judge(served.scores, data.before_test, data.test, data.items)
+            found["served"] = msgspec.to_builtins(quality)
+    return found | {"seconds": round(monotonic_seconds() - began, 1)}
 
 
 def picture(epochs: Sequence[Epoch], path: Path) -> None:
@@ -193,6 +227,14 @@ _MODELS: dict[Name, Callable[..., NextItem | ItemSets]] = {
     "mult-vae": _item_sets(MultVAESettings),
     "cfgan": _item_sets(CFGANSettings),
 }
+
+
+def _about(name: str, log: Log, serve: bool) -> Data | None:  # noqa: FBT001
+    """Return what the manifest of a served model says of its data; None if none is wanted."""
+    if not serve:
+        return None
+    first, last = (datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in log.time_ms[[0, -1]])
+    return Data(name, first, last, len(log))
 
 
 def _name_of(data: Sequences, settings: FitSettings) -> str:

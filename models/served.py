@@ -44,8 +44,11 @@ SETTINGS = StageSettings(
 class Served:
     """What the stream answers with a fitted network; its folder is in ``folder`` after ``fit``."""
 
-    def __init__(self, network: NextItem, folder: Path) -> None:
-        self.network, self.folder = network, folder
+    def __init__(
+        self, network: NextItem, folder: Path, data: Data | None = None, name: str = "network"
+    ) -> None:
+        self.network, self.folder, self.name = network, folder, name
+        self.data = data  # for the manifest
         self.weight = 0.5  # of the network
 
     def fit(self, data: Sequences) -> Self:
@@ -76,9 +79,11 @@ class Served:
     def _serve(self) -> None:
         """Write the folder with the weight, and let it answer as a worker would."""
         network: Network = self.network.network
-        began, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (BEGIN_MS, self._ms))
-        events = (self._ms - BEGIN_MS) // STEP_MS
-        about = About("mix", Data("sequences", began, now, events), {})
+        data = self.data
+        if data is None:
+            began, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (BEGIN_MS, self._ms))
+            data = Data("sequences", began, now, (self._ms - BEGIN_MS) // STEP_MS)
+        about = About(f"{self.name}-with-counts", data, {})
         export(network, self.names, self.weight, about, self.folder)
         ranker = Ranker.load(
             self.folder, clock=monotonic_seconds, milliseconds_max=np.inf, pool_min=POOL_SIZE

@@ -14,10 +14,12 @@ from models.__main__ import app
 from models.data_card import leave_one_out
 from models.descent import Epoch
 from models.fit import CURVE, WEIGHTS
+from models.leave_one_out import Quality
 from models.parallel import ParallelError, launch
 from models.sources import Source, read_log
 from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings
+from stream_app.manifest import read_manifest
 from tests.training.rounds import TINY, write_rounds
 
 
@@ -27,6 +29,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     path = write_rounds(tmp_path / "rounds.jsonl")
     settings = msgspec.structs.replace(TINY, dropout=0.0, epochs=2)
     options = {
+        "--model": "sasrec",
         "--data": str(path),
         "--folder": str(tmp_path / "two"),
         "--width": str(settings.width),
@@ -38,7 +41,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     }
     words = [word for pair in options.items() for word in pair]
     done = subprocess.run(
-        [sys.executable, "-m", "models", "fit", *words],
+        [sys.executable, "-m", "models", "train", *words],
         capture_output=True,
         text=True,
         timeout=270,
@@ -46,6 +49,10 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3_000:]
     assert "connected to 1 peer ranks" in done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert set(msgspec.json.decode(said[-1])["served"]) == set(Quality.__struct_fields__)
+    manifest = read_manifest(tmp_path / "two" / "model")
+    assert (manifest.name, manifest.data.source) == ("sasrec-with-counts", str(path))
     fit.run(leave_one_out(read_log(Source(str(path)), StageSettings())), settings, tmp_path / "one")
     one, two = (
         msgspec.json.decode((tmp_path / name / CURVE).read_bytes(), type=list[Epoch])
@@ -78,11 +85,11 @@ def test_a_process_that_fails_ends_the_run() -> None:
 def test_what_cannot_be_spread_is_told() -> None:
     """Networks of sets, and a process without a coordinator, are refused with a sentence."""
     for words, said in (
-        (["--network", "cfgan"], "cfgan trains in one process: leave --processes out"),
+        (["--model", "cfgan"], "cfgan trains in one process: leave --processes out"),
         (["--process", "1"], "give --coordinator host:port"),
         (["--process", "2", "--coordinator", "127.0.0.1:1"], "a --process below --processes"),
     ):
-        options = ["fit", "--data", "synthetic", "--processes", "2", *words]
+        options = ["train", "--model", "sasrec", "--data", "synthetic", "--processes", "2", *words]
         done = CliRunner().invoke(app, options)
         assert isinstance(done.exception, ParallelError)
         assert said in str(done.exception)
