@@ -5,10 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 KAFKA := .kafka
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-# Of several at once (`make -j`) each waits for the other.
-APT := apt-get -o DPkg::Lock::Timeout=300 --quiet=2
-APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 $(APT) install --yes --no-install-recommends
-APT_UPDATE := $(SUDO) $(APT) update
+APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends
+APT_UPDATE := $(SUDO) apt-get update --quiet=2
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # Stamps: a target that was made is not made again until what it was made from changes.
@@ -50,10 +48,11 @@ constraints: | $(BIN)/python ## Resolve all packages once and write constraints.
 	@mv constraints.new constraints.txt
 
 # need PROGRAM,PACKAGES: install Debian's packages unless the program is there; no service starts.
+# Of several at once (`make -j`) each waits for the other.
 define need
 	@if ! command -v $(1) > /dev/null; then \
 		echo "Installing $(2) ..."; \
-		$(APT_UPDATE) && $(APT_INSTALL) $(2) > /dev/null; \
+		flock Makefile sh -c '$(APT_UPDATE) && $(APT_INSTALL) $(2) > /dev/null'; \
 	fi
 endef
 
