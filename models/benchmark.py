@@ -19,6 +19,7 @@ from stream_app.clock import monotonic_seconds
 from stream_app.errors import StreamAppError
 
 RESULTS = Path("docs/results")
+NOTES = "\n## Notes\n"
 SERVED, PART = "served", "sasrec"  # what the stages answer with that network
 
 # By name, in the order of the report: made anew from a seed.
@@ -120,7 +121,10 @@ def table(results: Mapping[str, Result]) -> Table:
 
 
 def write(results: Mapping[str, Result], data: Sequences, name: str) -> None:
-    """Write the page and the figures of a file of sequences into docs/results."""
+    """Write the page and the figures of a file of sequences into docs/results.
+
+    What somebody wrote below the heading ``## Notes`` of an older page is kept.
+    """
     count = sum(map(len, data.learned))
     rows = [f"| {each} | {' | '.join(_cells(result))} |" for each, result in _ordered(results)]
     lines = [
@@ -136,7 +140,9 @@ def write(results: Mapping[str, Result], data: Sequences, name: str) -> None:
         *rows,
         "",
     ]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines), "utf-8")
+    page = RESULTS / f"{name}.md"
+    _, heading, notes = page.read_text("utf-8").partition(NOTES) if page.exists() else ("", "", "")
+    page.write_text("\n".join(lines) + heading + notes, "utf-8")
     text = msgspec.json.format(msgspec.json.encode(figures(results)), indent=1)
     (RESULTS / f"{name}.json").write_bytes(text + b"\n")
 
