@@ -30,7 +30,16 @@ from rich.progress import Progress
 
 from benchmarks.basket_references import References
 from benchmarks.basket_runs import STAGES
-from benchmarks.carry_over_report import CONTENT, Carried, ShopResult, met, result, summary, table, write
+from benchmarks.carry_over_report import (
+    CONTENT,
+    Carried,
+    ShopResult,
+    met,
+    result,
+    summary,
+    table,
+    write,
+)
 from models.evaluate import TOP
 from models.replay import ASKED, Partition
 from stream_app.clock import monotonic_seconds
@@ -128,7 +137,7 @@ def visits(events: Sequence[Event], moment: Moment) -> list[Visit]:
     found: dict[str, Visit] = {}
     for place, event in enumerate(events):
         name = name_of(event)
-        if name in bought and name not in found:
+        if name is not None and name in bought and name not in found:
             found[name] = Visit(name, event.user_id, place, frozenset(bought[name]))
     return list(found.values())
 

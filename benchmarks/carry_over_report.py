@@ -1,6 +1,7 @@
 """What a measurement of a cold start found: figures, a table, a picture, and a page of the docs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def result(judged: Mapping[str, list[Carried]], ways: Sequence[str], count: int)
     order = [*ways, *(name for name in judged if name not in ways)]
     main, *_ = order
     ends = [count * number // PARTS for number in range(PARTS + 1)]
-    spans = list(zip(ends, ends[1:], strict=False))
+    spans = list(pairwise(ends))
     steps = [count * number // STEPS for number in range(1, STEPS + 1)]
     windows = [(max(end - count * WINDOW_STEPS // STEPS, 0), end) for end in steps]
     windows = [span for span in windows if within(judged[main], *span)]
@@ -98,9 +99,7 @@ def result(judged: Mapping[str, list[Carried]], ways: Sequence[str], count: int)
         events=count,
         visits=len(judged[main]),
         users=len({each.user_id for each in judged[main]}),
-        fifths={
-            name: [score(within(judged[name], *span)) for span in spans] for name in order
-        },
+        fifths={name: [score(within(judged[name], *span)) for span in spans] for name in order},
         start={name: _filled(within(judged[name], 0, count // START)) for name in ways},
         curves={
             name: [Point(span[1], score(within(judged[name], *span))) for span in windows]
@@ -166,7 +165,9 @@ def met(found: ShopResult) -> bool:
 def summary(results: Mapping[str, ShopResult]) -> dict[str, Any]:
     """Return the last line's content: Recall@10 in each fifth, by shop and way."""
     shops = {
-        shop: {name: [each.recall_at_10 for each in fifths] for name, fifths in found.fifths.items()}
+        shop: {
+            name: [each.recall_at_10 for each in fifths] for name, fifths in found.fifths.items()
+        }
         for shop, found in results.items()
     }
     return {"recall_at_10_by_fifth": shops, "met": all(map(met, results.values()))}
