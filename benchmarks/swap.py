@@ -15,6 +15,7 @@ should is reported, and is no error.
 import argparse
 import asyncio
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -212,7 +213,8 @@ def run(kafka: KafkaServer, folder: Path, rate: float | None = None) -> Swaps:
     spent = {name: after[name] - before[name] for name in after}
     commits = spent["stream_app_commit_seconds_count"]
     busy = spent["stream_app_stage_seconds_sum"] + spent["stream_app_commit_seconds_sum"]
-    near, quiet = windows(promoter.times, began + span)
+    took = take_overs(promoter.times, seen, answers)
+    near, quiet = windows(promoter.times, [seconds or 0.0 for seconds in took])
     return Swaps(
         cpu=cpu_model(),
         cores=os.cpu_count() or 1,
@@ -224,8 +226,11 @@ def run(kafka: KafkaServer, folder: Path, rate: float | None = None) -> Swaps:
         batch_records=round(spent["stream_app_batch_records_sum"] / commits, 1),
         batch_ms=round(busy / commits * 1000, 1),
         producer_late_ms_max=round(sender.late_seconds * 1000, 1),
-        swaps=_swaps(near, asked, seen, answers),
-        quiet=[look(asked, seen, *span) for span in quiet],
+        swaps=[
+            Swap(name, each and round(each * 1000, 1), look(asked, seen, *window))
+            for name, each, window in zip(PROMOTIONS, took, near, strict=True)
+        ],
+        quiet=[look(asked, seen, *window) for window in quiet],
     )
 
 
@@ -273,21 +278,28 @@ async def _answers(settings: Settings, sent: Sequence[Event]) -> dict[str, str]:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def windows(
-    promoted: Sequence[float], end: float
-) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Return a window of time behind each promotion, and the quiet ones between them.
+Span = tuple[float, float]  # of time: since, until
 
-    >>> windows([10.0, 19.0], 25.0)
-    ([(10.0, 13.0), (19.0, 22.0)], [(4.0, 7.0), (7.0, 10.0), (13.0, 16.0), (16.0, 19.0)])
+
+def windows(promoted: Sequence[float], took: Sequence[float]) -> tuple[list[Span], list[Span]]:
+    """Return a window of time behind each promotion, and the quiet ones before each.
+
+    Behind a promotion that ``took`` long the window ends a second after the new model's first
+    answer, if that is later, and a quiet one that begins before that is none.
+
+    >>> windows([10.0, 19.0], [0.5, 2.5])
+    ([(10.0, 13.0), (19.0, 22.5)], [(4.0, 7.0), (7.0, 10.0), (13.0, 16.0), (16.0, 19.0)])
     """
-    near = [(at, at + WINDOW_SECONDS) for at in promoted]
-    quiet = []
-    for at in promoted:
-        for number in range(WINDOWS - 1, 0, -1):
-            since = at - number * WINDOW_SECONDS
-            quiet.append((since, since + WINDOW_SECONDS))
-    return near, [span for span in quiet if span[1] <= end]
+    near = [
+        (at, at + max(WINDOW_SECONDS, seconds + 1.0))
+        for at, seconds in zip(promoted, took, strict=True)
+    ]
+    quiet: list[Span] = []
+    for number, at in enumerate(promoted):
+        busy_until = near[number - 1][1] if number else -math.inf
+        starts = [at - WINDOW_SECONDS * back for back in range(WINDOWS - 1, 0, -1)]
+        quiet += [(since, since + WINDOW_SECONDS) for since in starts if since >= busy_until]
+    return near, quiet
 
 
 def look(
@@ -310,31 +322,33 @@ def look(
     )
 
 
-def _swaps(
-    near: Sequence[tuple[float, float]],
-    asked: Mapping[str, float],
+def take_overs(
+    promoted: Sequence[float],
     seen: Mapping[str, float],
     answers: Mapping[str, str],
-) -> list[Swap]:
-    """Return what came of each promotion.
+) -> list[float | None]:
+    """Return how many seconds after each promotion its first answer was seen; None for the bad one.
 
     Raises
     ------
     SwapError
-        When a release did not take over in its window, or the bad one did.
+        When a release did not take over in good time, or the bad one did.
     """
-    found = []
-    for name, (since, until) in zip(PROMOTIONS, near, strict=True):
-        moments = [seen[each] for each in asked if answers[each] == name and seen[each] > since]
-        if name == BAD and moments:
-            raise SwapError("the release that was to be refused has answered")
-        ms = round((min(moments) - since) * 1000, 1) if moments else None
-        if name != BAD and (ms is None or ms > WINDOW_SECONDS * 1000):
+    found: list[float | None] = []
+    for name, since in zip(PROMOTIONS, promoted, strict=True):
+        moments = [at for each, at in seen.items() if answers[each] == name and at > since]
+        if name == BAD:
+            if moments:
+                raise SwapError("the release that was to be refused has answered")
+            found.append(None)
+            continue
+        seconds = min(moments, default=math.inf) - since
+        if seconds > WINDOW_SECONDS * (WINDOWS - 1):
             raise SwapError(
-                f"the release {name} took over after {ms} ms, and windows are of "
-                f"{WINDOW_SECONDS * 1000:g} ms: measure on a machine that is less busy"
+                f"the release {name} took over after {seconds:.1f} s, and the next promotion comes "
+                f"after {WINDOW_SECONDS * WINDOWS:g} s: measure on a machine that is less busy"
             )
-        found.append(Swap(name, ms, look(asked, seen, since, until)))
+        found.append(seconds)
     return found
 
 
