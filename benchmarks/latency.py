@@ -223,20 +223,20 @@ def read(brokers: str, topic: str, count: int) -> None:
         }
     )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
-    consumer.poll(1.0)
+    first = consumer.poll(1.0)
     print("ready", flush=True)
-    found = list(islice(_values(consumer), count))
+    found = list(islice(_values(consumer, first), count))
     consumer.close()
     print(json.dumps({_cause(value): at for value, at in found}))
 
 
-def _values(consumer: Any) -> Iterator[tuple[bytes, float]]:
+def _values(consumer: Any, message: Any) -> Iterator[tuple[bytes, float]]:
     heard = monotonic_seconds()
     while monotonic_seconds() - heard < SILENCE_SECONDS_MAX:
-        message = consumer.poll(0.5)
         if message is not None and message.error() is None:
             heard = monotonic_seconds()
             yield message.value(), heard
+        message = consumer.poll(0.5)
 
 
 def _cause(value: bytes) -> str:
