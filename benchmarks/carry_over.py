@@ -31,7 +31,12 @@ from rich.progress import Progress
 from benchmarks.basket_references import References
 from benchmarks.basket_runs import STAGES
 from benchmarks.carry_over_report import (
+    BARE,
     CONTENT,
+    FOREIGN,
+    LATE,
+    MAIN,
+    ONE,
     Carried,
     ShopResult,
     met,
@@ -74,8 +79,6 @@ class Way(msgspec.Struct, frozen=True):
     moment: Moment = "visit"
 
 
-MAIN, BARE, ONE = "stream-app", "without a catalogue", "one partition"
-FOREIGN, LATE = "the model of another shop", "asked when the cart is full"
 WAYS: dict[ShopName, dict[str, Way]] = {
     "synthetic": {
         MAIN: Way(),
