@@ -475,6 +475,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="write docs/results/swap.*")
     parser.add_argument("--rate", type=float, metavar="N", help="events a second")
     options = parser.parse_args(arguments)
+    if options.write and options.rate:
+        parser.error("--write is for a run at half of what the worker can do, without --rate")
     # A topic that was just made has no leader for a moment, which its producer tells at length.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as temporary:

@@ -6,7 +6,17 @@ import msgspec
 import pytest
 
 from benchmarks.carry_over import BASELINES, WAYS, Visit, events_of, judge, run, visits
-from benchmarks.carry_over_report import MAIN, Carried, met, page, plot, result, summary, within
+from benchmarks.carry_over_report import (
+    MAIN,
+    Carried,
+    ShopResult,
+    met,
+    page,
+    plot,
+    result,
+    summary,
+    within,
+)
 from stream_app.steps import SOURCES
 
 EVENTS = 2_500
@@ -89,7 +99,7 @@ def test_page_and_picture_show_every_way(judged: dict[str, list[Carried]], tmp_p
 def test_page_concludes_from_both_shops() -> None:
     """What the page says in words has the figures of the run."""
     half = [carried(place, 0.125 if place < 500 else 0.25) for place in range(0, 1000, 10)]
-    found = {}
+    found: dict[str, ShopResult] = {}
     for shop, ways in WAYS.items():
         found[shop] = result(dict.fromkeys((*ways, *BASELINES), half), list(ways), 1000)
     text = " ".join(page(found, 1.0, 60.0).split())
