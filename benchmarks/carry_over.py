@@ -32,6 +32,7 @@ from benchmarks.basket_references import References
 from benchmarks.basket_runs import STAGES
 from benchmarks.carry_over_report import (
     BARE,
+    BASELINES,
     CONTENT,
     FOREIGN,
     LATE,
@@ -61,7 +62,6 @@ from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import SOURCES
 
 EVENTS, PARTITIONS = 100_000, 4
-BASELINES = ("popularity", "personal_top_frequency")
 ShopName = Literal["synthetic", "completejourney"]
 Moment = Literal["visit", "order"]
 
@@ -280,7 +280,7 @@ def measure(count: int = EVENTS, processes: int = 2) -> dict[str, ShopResult]:
         for future in as_completed(futures):
             judged[futures[future]] |= future.result()
             progress.advance(task)
-    return {shop: result(each, list(WAYS[shop]), count) for shop, each in judged.items()}
+    return {shop: result(judged[shop], list(ways), count) for shop, ways in WAYS.items()}
 
 
 def unknown_items() -> float:
@@ -299,12 +299,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.write and options.events != EVENTS:
         parser.error(f"--write is for a run of {EVENTS:,} events")
-    began = monotonic_seconds()
     results = measure(options.events, options.processes)
     for shop, found in results.items():
         Console(width=100).print(table(shop, found))
     if options.write:
-        write(results, unknown_items(), monotonic_seconds() - began)
+        write(results, unknown_items())
     print(msgspec.json.encode(summary(results)).decode())
     return int(not all(met(found) for found in results.values()))
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.carry_over import BASELINES, WAYS, Visit, events_of, judge, run, visits
+from benchmarks.carry_over import WAYS, Visit, events_of, judge, run, visits
 from benchmarks.carry_over_report import (
+    BASELINES,
     MAIN,
     Carried,
     ShopResult,
@@ -87,7 +88,7 @@ def test_only_a_shop_that_improves_meets_the_aim() -> None:
 def test_page_and_picture_show_every_way(judged: dict[str, list[Carried]], tmp_path: Path) -> None:
     """The page has a row for each way and source, the picture is drawn, and JSON holds it all."""
     found = {"synthetic": result(judged, [MAIN], EVENTS)}
-    text = page(found, 1.0, 60.0)
+    text = page(found, 1.0)
     assert "What it shows" not in text  # of one shop nothing is concluded
     assert all(f"| {name.replace('_', ' ')} |" in text for name in (*judged, *SOURCES.values()))
     plot(found, tmp_path / "curve.png")
@@ -102,6 +103,6 @@ def test_page_concludes_from_both_shops() -> None:
     found: dict[str, ShopResult] = {}
     for shop, ways in WAYS.items():
         found[shop] = result(dict.fromkeys((*ways, *BASELINES), half), list(ways), 1000)
-    text = " ".join(page(found, 1.0, 60.0).split())
+    text = " ".join(page(found, 1.0).split())
     assert "A catalogue changes Recall@10 of a fifth by 0.0000 at most" in text
     assert "0.1250 in the first fifth and 0.2500 in the last" in text
