@@ -78,10 +78,10 @@ def run(kafka: KafkaServer, rate: float, seconds: float, rounds: int, folder: Pa
     worker = WorkerProcess(environment, folder / "live.log")
     worker.start()
     output = settings.topic("recommendations")
-    with _Reader(kafka.bootstrap, output, requests) as reader:
+    with Reader(kafka.bootstrap, output, requests) as reader:
         try:
             wait_for(port, lambda m: m["stream_app_partitions_assigned"] > 0, SECONDS_MAX)
-            sender = _Sender(kafka.bootstrap, settings.topic("events"))
+            sender = Sender(kafka.bootstrap, settings.topic("events"))
             warm, rest = events[:WARM_EVENTS], events[WARM_EVENTS:]
             sender.send(warm)
             wait_for(port, lambda m: processed(m) >= WARM_EVENTS, SECONDS_MAX)
@@ -118,7 +118,7 @@ def run(kafka: KafkaServer, rate: float, seconds: float, rounds: int, folder: Pa
     )
 
 
-def _look(port: int, kafka: KafkaServer, reader: "_Reader") -> dict[str, float]:
+def _look(port: int, kafka: KafkaServer, reader: "Reader") -> dict[str, float]:
     """Return what each process has spent so far, beside the worker's metrics."""
     metrics = wait_for(port, bool, SECONDS_MAX)
     return {
@@ -145,7 +145,7 @@ def _shares(spent: dict[str, float], span: float) -> dict[str, float]:
     return {name: round(each / span, 3) for name, each in {**ours, "others": others}.items()}
 
 
-class _Sender:
+class Sender:
     """Sends events dated now, each as soon as it is due."""
 
     def __init__(self, brokers: str, topic: str) -> None:
@@ -178,7 +178,7 @@ class _Sender:
         return asked
 
 
-class _Reader:
+class Reader:
     """The reader's process, as long as the measurement lasts."""
 
     def __init__(self, brokers: str, topic: str, count: int) -> None:
@@ -223,20 +223,20 @@ def read(brokers: str, topic: str, count: int) -> None:
         }
     )
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
-    consumer.poll(1.0)
+    first = consumer.poll(1.0)
     print("ready", flush=True)
-    found = list(islice(_values(consumer), count))
+    found = list(islice(_values(consumer, first), count))
     consumer.close()
     print(json.dumps({_cause(value): at for value, at in found}))
 
 
-def _values(consumer: Any) -> Iterator[tuple[bytes, float]]:
+def _values(consumer: Any, message: Any) -> Iterator[tuple[bytes, float]]:
     heard = monotonic_seconds()
     while monotonic_seconds() - heard < SILENCE_SECONDS_MAX:
-        message = consumer.poll(0.5)
         if message is not None and message.error() is None:
             heard = monotonic_seconds()
             yield message.value(), heard
+        message = consumer.poll(0.5)
 
 
 def _cause(value: bytes) -> str:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from stream_app.event import Event, encode
 from stream_app.registry import Registry, Release
 from stream_app.steps import FEATURE_NAMES
 from tests.onnx_model import NAME, write_model
+from tests.sources.shop_rows import write_csv
 
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
 START_MS, DAY_MS = 1_700_000_000_000, 86_400_000
@@ -124,6 +126,23 @@ def write_shop(path: Path) -> Path:
     return path
 
 
+def write_other_shop(path: Path) -> list[str]:
+    """Write the same purchases in another shop's columns; return the words that name both files."""
+    events = [msgspec.json.decode(line) for line in write_shop(path).read_bytes().splitlines()]
+    rows = [
+        {"who": each["user_id"], "what": each["item_id"], "when": each["timestamp"], "row": number}
+        for number, each in enumerate(events)
+        if each["type"] == "purchase"
+    ]
+    mapping = path.with_suffix(".toml")
+    mapping.write_text(
+        '[event]\ntype = { constant = "purchase" }\nuser_id = "who"\nitem_id = "what"\n'
+        'timestamp = "when"\nevent_id = { template = "row-{row}" }\n'
+    )
+    table = write_csv(path.with_suffix(".csv"), rows)
+    return ["--data", str(table), "--mapping", str(mapping)]
+
+
 def test_any_source_becomes_requests(tmp_path: Path) -> None:
     """Every basket from a time on is asked for, by order or by time; of erased users only later."""
     source = Source(str(write_shop(tmp_path / "shop.jsonl")))
@@ -152,13 +171,17 @@ def test_weights_are_carried_over_by_the_names_of_items() -> None:
 
 
 def test_retrain_once_makes_a_release_that_serves(tmp_path: Path) -> None:
-    """From a file of purchases to a promoted release; the second cycle starts from its weights."""
-    path, registry = write_shop(tmp_path / "shop.jsonl"), tmp_path / "registry"
-    words = ["retrain", "--data", str(path), "--registry", str(registry), "--once"]
+    """From purchases in our schema to a promoted release; then from another's, by its mapping.
+
+    The second cycle starts from the weights of the first, whose items have the same names.
+    """
+    own, registry = write_shop(tmp_path / "shop.jsonl"), tmp_path / "registry"
+    sources = (["--data", str(own)], write_other_shop(tmp_path / "other.jsonl"))
+    words = ["retrain", "--registry", str(registry), "--once"]
     words += ["--folder", str(tmp_path / "kept"), "--window-days", "4", "--epochs", "1"]
     words += ["--partitions", "1", "--worse-max", "1"]
-    for number in range(2):
-        done = CliRunner().invoke(app, words)
+    for number, data in enumerate(sources):
+        done = CliRunner().invoke(app, [*words, *data])
         assert done.exit_code == 0, done.output
         outcome = json.loads(done.stdout.splitlines()[-1])
         assert outcome["promoted"]
