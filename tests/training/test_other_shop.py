@@ -90,7 +90,7 @@ def test_data_is_the_same_whatever_its_schema(shop: Path, tmp_path: Path) -> Non
 
 def test_network_is_fitted_to_mapped_rows(shop: Path, tmp_path: Path) -> None:
     """A network learns another shop's items from its rows, and names them as the shop does."""
-    words = ("fit", "--data", str(shop), "--mapping", "rees46", "--network", "mult-vae")
+    words = ("train", "--data", str(shop), "--mapping", "rees46", "--model", "mult-vae")
     found = json.loads(ran(*words, "--folder", str(tmp_path), "--width", "4", "--epochs", "1"))
     assert found["epochs"] == 1
     names = (tmp_path / "items.txt").read_text("utf-8").split()
