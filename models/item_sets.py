@@ -33,6 +33,11 @@ class MultVAESettings(msgspec.Struct, frozen=True):
     width: int = 200
     dropout: float = 0.5
     beta_max: float = 0.2
+    seen_weight: float = 1.0
+    tied: bool = False
+    scale: float = 0.0
+    drop: float = 0.0
+    decay: float = 0.0
     anneal_steps: int = 2_000
     learning_rate: float = 1e-3
     users: int = 256
@@ -50,9 +55,12 @@ class CFGANSettings(msgspec.Struct, frozen=True):
 
     hidden: int = 256
     dropout: float = 0.5
-    zeros: float = 0.05
+    zeros: int = 600
     zeros_weight: float = 0.1
-    masked: float = 0.05
+    condition: str = "seen"
+    decay: float = 0.0
+    d_rate: float = 1.0
+    d_steps: int = 1
     learning_rate: float = 1e-3
     users: int = 256
     patience: Patience = Patience()
@@ -76,7 +84,7 @@ class ItemSets:
     def fit(self, data: Sequences) -> Self:
         """Learn until the NDCG of the validation items stops rising."""
         settings = self.settings
-        histories = [history for history in data.learned if len(history)]
+        histories = [np.unique(history[-LENGTH_MAX:]) for history in data.learned if len(history)]
         size = max(min(settings.users, CELLS_MAX // data.items), 1)
         count = max(len(histories) // size, 1)
         step, optimizers = self._start(data.items + FIRST_ITEM)
@@ -117,27 +125,26 @@ class ItemSets:
     ) -> tuple[Callable[[Items, int], jax.Array], list[nnx.Optimizer[Any]]]:
         """Make the network; return a step: histories, its number -> the loss; and optimizers."""
         settings, rngs = self.settings, nnx.Rngs(self.settings.seed)
-        adam = optax.adam(settings.learning_rate)
+        adam = optax.adamw(settings.learning_rate, weight_decay=settings.decay)
         key = jax.random.key(settings.seed)
         if isinstance(settings, MultVAESettings):
-            vae = self.network = MultVAE(
-                tokens, settings.hidden, settings.width, settings.dropout, rngs
-            )
+            vae = self.network = MultVAE(tokens, settings.hidden, settings.width, rngs, settings.tied, settings.scale, settings.drop)
             optimizer = nnx.Optimizer(vae, adam, wrt=nnx.Param)
 
             def descend_vae(given: Items, number: int) -> jax.Array:
                 beta = settings.beta_max * min(1.0, number / settings.anneal_steps)
-                return _vae_step(vae, optimizer, given, jax.random.fold_in(key, number), beta)
+                return _vae_step(
+                    vae, optimizer, given, jax.random.fold_in(key, number), beta, settings
+                )
 
             return descend_vae, [optimizer]
-        gan = self.network = CFGAN(tokens, settings.hidden, settings.dropout, rngs)
+        gan = self.network = CFGAN(tokens, settings.hidden, rngs)
         generator = nnx.Optimizer(gan.generator, adam, wrt=nnx.Param)
-        discriminator = nnx.Optimizer(gan.discriminator, adam, wrt=nnx.Param)
+        discriminator = nnx.Optimizer(gan.discriminator, optax.adamw(settings.learning_rate*settings.d_rate, weight_decay=settings.decay), wrt=nnx.Param)
 
         def descend_gan(given: Items, number: int) -> jax.Array:
             keys = jax.random.split(jax.random.fold_in(key, number), 2)
-            _discriminator_step(gan, discriminator, given, settings, keys[0])
-            return _generator_step(gan, generator, given, settings, keys[1])
+            return _gan_step(gan, generator, discriminator, given, settings, keys)
 
         return descend_gan, [generator, discriminator]
 
@@ -161,28 +168,40 @@ def _all_scores(network: MultVAE | CFGAN, history: Any) -> jax.Array:
     return network(history)
 
 
+def _hidden(history: jax.Array, share: float, key: jax.Array) -> jax.Array:
+    """Return histories without a share of their items; (B, L) tokens -> (B, L)."""
+    return jnp.where(jax.random.bernoulli(key, share, history.shape), PADDING, history)
+
+
 # --- Mult-VAE -------------------------------------------------------------------------------------
 
 
-def vae_loss(network: MultVAE, history: jax.Array, noise: jax.Array, beta: float) -> jax.Array:
+def vae_loss(
+    network: MultVAE, history: jax.Array, noise: jax.Array, beta: float, seen, seen_weight
+) -> jax.Array:
     """Return the negative evidence bound of users' items; (B, L) tokens, (B, D) -> ()."""
-    mean, log_variance = network.encode(history)  # (B, D)
+    mean, log_variance = network.encode(seen)  # (B, D)
     scores = network.decode(mean + noise * jnp.exp(0.5 * log_variance))  # (B, V)
-    known = history != PADDING  # (B, L)
+    known = (history != PADDING) * jnp.where(seen != PADDING, seen_weight, 1.0)
     right = jnp.take_along_axis(scores, history, axis=1)  # (B, L)
     likelihood = ((right - jax.nn.logsumexp(scores, axis=1, keepdims=True)) * known).sum(axis=1)
     divergence = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1)
-    real = known.any(axis=1)
+    real = (history != PADDING).any(axis=1)
     return jnp.sum((beta * divergence - likelihood) * real) / jnp.maximum(real.sum(), 1)
 
 
-@nnx.jit
+@nnx.jit(static_argnames="settings")
 def _vae_step(
-    network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float
+    network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float,
+    settings: MultVAESettings
 ) -> jax.Array:
-    noise = jax.random.normal(key, (len(history), network.inner.in_features))
+    keys = jax.random.split(key)
+    noise = jax.random.normal(keys[0], (len(history), network.inner.in_features))
+    seen = _hidden(history, settings.dropout, keys[1])
     found: jax.Array
-    found, gradient = nnx.value_and_grad(vae_loss)(network, history, noise, beta)
+    found, gradient = nnx.value_and_grad(vae_loss)(
+        network, history, noise, beta, seen, settings.seen_weight
+    )
     optimizer.update(network, gradient)
     return found
 
@@ -191,46 +210,38 @@ def _vae_step(
 
 
 @nnx.jit(static_argnames="settings")
-def _discriminator_step(
-    network: CFGAN,
-    optimizer: nnx.Optimizer[Any],
-    history: Any,
-    settings: CFGANSettings,
-    key: jax.Array,
-) -> jax.Array:
-    owned = _owned(history, network.generator.items.num_embeddings)  # (B, V)
-    shown = jnp.maximum(owned, jax.random.bernoulli(key, settings.masked, owned.shape))
-    made = jax.nn.sigmoid(network.generator(history)) * shown
+def _gan_step(network, generator, discriminator, history, settings, keys):
+    tokens = network.generator.items.num_embeddings
+    known = (history != PADDING).astype(jnp.float32)
+    others = jax.random.randint(keys[0], (settings.zeros,), FIRST_ITEM, tokens)
+    free = 1 - _owned(history, tokens)[:, others]
+    seen = _hidden(history, settings.dropout, keys[1])
+    condition = seen if settings.condition == "seen" else history
 
-    def loss(discriminator: nnx.Module) -> jax.Array:
-        real, fake = discriminator(owned, history), discriminator(made, history)
+    def make(generator):
+        state = generator.state(seen)
+        return (
+            jax.nn.sigmoid(generator.some(state, history)) * known,
+            jax.nn.sigmoid(generator.shared(state, others)) * free,
+        )
+
+    def d_loss(discriminator: nnx.Module) -> jax.Array:
+        real = discriminator(condition, known, history, jnp.zeros_like(free), others)
+        fake = discriminator(condition, bought, history, shared, others)
         return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
 
+    def g_loss(generator: nnx.Module) -> jax.Array:
+        bought, shared = make(generator)
+        fooled = jax.nn.softplus(
+            -network.discriminator(condition, bought, history, shared, others)
+        ).mean()
+        return fooled + settings.zeros_weight * (shared**2).sum(axis=1).mean()
+
+    bought, shared = make(network.generator)
+    for _ in range(settings.d_steps):
+        d_found, gradient = nnx.value_and_grad(d_loss)(network.discriminator)
+        discriminator.update(network.discriminator, gradient)
     found: jax.Array
-    found, gradient = nnx.value_and_grad(loss)(network.discriminator)
-    optimizer.update(network.discriminator, gradient)
-    return found
-
-
-@nnx.jit(static_argnames="settings")
-def _generator_step(
-    network: CFGAN,
-    optimizer: nnx.Optimizer[Any],
-    history: Any,
-    settings: CFGANSettings,
-    key: jax.Array,
-) -> jax.Array:
-    owned = _owned(history, network.generator.items.num_embeddings)  # (B, V)
-    drawn = jax.random.uniform(key, owned.shape)  # one draw for both: they need not overlap
-    zeros = (drawn < settings.zeros) * (1 - owned)
-    shown = jnp.maximum(owned, drawn > 1 - settings.masked)
-
-    def loss(generator: nnx.Module) -> jax.Array:
-        made = jax.nn.sigmoid(generator(history))
-        fooled = jax.nn.softplus(-network.discriminator(made * shown, history)).mean()
-        return fooled + settings.zeros_weight * (zeros * made**2).sum(axis=1).mean()
-
-    found: jax.Array
-    found, gradient = nnx.value_and_grad(loss)(network.generator)
-    optimizer.update(network.generator, gradient)
+    found, gradient = nnx.value_and_grad(g_loss)(network.generator)
+    generator.update(network.generator, gradient)
     return found

@@ -260,17 +260,18 @@ class MultVAE(nnx.Module):
     first layer is a sum of rows, since a history names few of all items.
     """
 
-    def __init__(
-        self, tokens: int, hidden: int, width: int, dropout: float, rngs: nnx.Rngs
-    ) -> None:
-        self.items = nnx.Embed(
-            tokens, hidden, embedding_init=nnx.initializers.glorot_normal(), rngs=rngs
-        )
+    def __init__(self, tokens: int, hidden: int, width: int, rngs: nnx.Rngs, tied=False, scale=0.0, drop=0.0) -> None:
+        start = nnx.initializers.normal(scale) if scale else nnx.initializers.glorot_normal()
+        self.tied = tied
+        self.drop = nnx.Dropout(drop, rngs=rngs)
+        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
         self.latent = nnx.Linear(hidden, 2 * width, rngs=rngs)
         self.inner = nnx.Linear(width, hidden, rngs=rngs)
-        self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        if tied:
+            self.bias = nnx.Param(jnp.zeros(tokens))
+        else:
+            self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
 
     def __call__(self, history: jax.Array) -> jax.Array:
         """Return the scores of all tokens, without chance; (B, L) tokens -> (B, V)."""
@@ -278,13 +279,16 @@ class MultVAE(nnx.Module):
 
     def encode(self, history: jax.Array) -> Complex:
         """Return where in the latent space a user is: mean and log variance, (B, D) each."""
-        x = jnp.tanh(_bag(self.items, history, self.dropout) + self.offset[...])  # (B, hidden)
+        x = jnp.tanh(_bag(self.items, history) + self.offset[...])  # (B, hidden)
         mean, log_variance = jnp.split(self.latent(x), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, place: jax.Array) -> jax.Array:
         """Return the scores of all tokens; (B, D) -> (B, V)."""
-        scores: jax.Array = self.outer(jnp.tanh(self.inner(place)))
+        x = self.drop(jnp.tanh(self.inner(place)))
+        if self.tied:
+            return x @ self.items.embedding[...].T + self.bias[...]
+        scores: jax.Array = self.outer(x)
         return scores
 
 
@@ -298,8 +302,8 @@ class CFGAN(nnx.Module):
     The generator answers; the discriminator is needed while training only.
     """
 
-    def __init__(self, tokens: int, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
-        self.generator = Generator(tokens, hidden, dropout, rngs)
+    def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
+        self.generator = Generator(tokens, hidden, rngs)
         self.discriminator = Discriminator(tokens, hidden, rngs)
 
     def __call__(self, history: jax.Array) -> jax.Array:
@@ -310,18 +314,29 @@ class CFGAN(nnx.Module):
 class Generator(nnx.Module):
     """History -> how likely each item is bought."""
 
-    def __init__(self, tokens: int, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
+    def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
         start = nnx.initializers.glorot_normal()
         self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
-        self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.outer = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(tokens))
 
     def __call__(self, history: jax.Array) -> jax.Array:
-        """Return logits of purchases; (B, L) tokens -> (B, V)."""
-        x = jnp.tanh(_bag(self.items, history, self.dropout) + self.offset[...])
-        scores: jax.Array = self.outer(x)
+        """Return logits of all purchases; (B, L) tokens -> (B, V)."""
+        scores: jax.Array = self.state(history) @ self.outer.embedding[...].T + self.bias[...]
         return scores
+
+    def state(self, history: jax.Array) -> jax.Array:
+        """Return what is known of users; (B, L) tokens -> (B, hidden)."""
+        return jnp.tanh(_bag(self.items, history) + self.offset[...])
+
+    def some(self, state: jax.Array, items: jax.Array) -> jax.Array:
+        """Return logits of purchases of some items; (B, hidden), (B, N) tokens -> (B, N)."""
+        return jnp.einsum("bd,bnd->bn", state, self.outer(items)) + self.bias[...][items]
+
+    def shared(self, state: jax.Array, items: jax.Array) -> jax.Array:
+        """Return logits of purchases of the same items; (B, hidden), (N,) tokens -> (B, N)."""
+        return state @ self.outer(items).T + self.bias[...][items]
 
 
 class Discriminator(nnx.Module):
@@ -330,20 +345,22 @@ class Discriminator(nnx.Module):
     def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
         start = nnx.initializers.glorot_normal()
         self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
-        self.purchases = nnx.Linear(tokens, hidden, rngs=rngs)
+        self.purchases = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+        self.offset = nnx.Param(jnp.zeros(hidden))
         self.outer = nnx.Linear(hidden, 1, rngs=rngs)
 
-    def __call__(self, purchases: jax.Array, history: jax.Array) -> jax.Array:
+    def __call__(self, history, bought, items, shared, others) -> jax.Array:
         """Return logits of being real; (B, V) in 0 to 1, (B, L) tokens -> (B,)."""
-        x = jnp.tanh(self.purchases(purchases) + _bag(self.items, history))
+        count = (items != PADDING).sum(axis=1, keepdims=True)
+        x = jnp.einsum("bn,bnd->bd", bought, self.purchases(items)) + shared @ self.purchases(others)
+        x = x / jnp.sqrt(jnp.maximum(count, 1))
+        x = jnp.tanh(x + _bag(self.items, history) + self.offset[...])
         logits: jax.Array = self.outer(x)[:, 0]
         return logits
 
 
-def _bag(table: nnx.Embed, history: jax.Array, dropout: nnx.Dropout | None = None) -> jax.Array:
+def _bag(table: nnx.Embed, history: jax.Array) -> jax.Array:
     """Return the table times the user's items as a vector of length 1; (B, L) tokens -> (B, D)."""
     known = (history != PADDING).astype(jnp.float32)  # (B, L)
     weights = known / jnp.sqrt(jnp.maximum(known.sum(axis=1, keepdims=True), 1.0))
-    if dropout is not None:
-        weights = dropout(weights)
     return jnp.einsum("bl,bld->bd", weights, table(history))
