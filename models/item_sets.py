@@ -15,54 +15,47 @@ from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
 from models.export import write_all_scores
 from models.leave_one_out import CELLS_MAX, Scores, judge
-from models.networks import CFGAN, MultVAE
+from models.networks import CFGAN, Discriminator, Generator, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
 from stream_app.manifest import FIRST_ITEM, PADDING
 
 LENGTH_MAX = 512  # newest items of a history that are read
+LEARNED_MAX = 32  # items of a history that are learned from in an epoch, drawn anew for each
 
 
 class MultVAESettings(msgspec.Struct, frozen=True):
-    """How to train; each value with its reason.
+    """How to train; docs/decisions/0016 tells what was tried.
 
+    ``dropout`` is the share of a history that is hidden, and to be told from the rest.
     ``beta_max`` is what the divergence from the prior counts for in the end, ``anneal_steps`` the
     steps until then: from the start, it would leave nothing of the users in the latent space.
     """
 
-    hidden: int = 600
-    width: int = 200
+    hidden: int = 200
+    width: int = 64
     dropout: float = 0.5
-    beta_max: float = 0.2
-    seen_weight: float = 1.0
-    tied: bool = False
-    scale: float = 0.0
-    drop: float = 0.0
-    decay: float = 0.0
-    anneal_steps: int = 2_000
-    learning_rate: float = 1e-3
-    users: int = 256
+    beta_max: float = 0.3
+    anneal_steps: int = 1_000
+    learning_rate: float = 3e-3
+    users: int = 128
     patience: Patience = Patience()
     seed: int = 0
 
 
 class CFGANSettings(msgspec.Struct, frozen=True):
-    """How to train; each value with its reason.
+    """How to train; docs/decisions/0016 tells what was tried.
 
-    Of the items that a user does not have, ``zeros`` (a share) are drawn anew at every step for
-    the generator to give 0, weighed with ``zeros_weight``, and ``masked`` for the discriminator to
-    see: without them the generator would say yes to everything.
+    ``dropout`` is the share of a history that is hidden from both networks. At every step ``zeros``
+    items are drawn: who does not have one shall not be given it. The generator must say 0, weighed
+    with ``zeros_weight``, and the discriminator sees what it says.
     """
 
-    hidden: int = 256
+    hidden: int = 128
     dropout: float = 0.5
     zeros: int = 600
     zeros_weight: float = 0.1
-    condition: str = "seen"
-    decay: float = 0.0
-    d_rate: float = 1.0
-    d_steps: int = 1
-    learning_rate: float = 1e-3
-    users: int = 256
+    learning_rate: float = 3e-3
+    users: int = 128
     patience: Patience = Patience()
     seed: int = 0
 
@@ -84,16 +77,18 @@ class ItemSets:
     def fit(self, data: Sequences) -> Self:
         """Learn until the NDCG of the validation items stops rising."""
         settings = self.settings
-        histories = [np.unique(history[-LENGTH_MAX:]) for history in data.learned if len(history)]
+        histories = [np.unique(history) for history in data.learned if len(history)]
         size = max(min(settings.users, CELLS_MAX // data.items), 1)
         count = max(len(histories) // size, 1)
         step, optimizers = self._start(data.items + FIRST_ITEM)
 
         def steps(epoch: int, begin: int) -> Iterator[jax.Array]:
-            order = np.random.default_rng([settings.seed, epoch]).permutation(len(histories))
+            rng = np.random.default_rng([settings.seed, epoch])
+            drawn = [rng.permutation(history)[:LEARNED_MAX] for history in histories]
+            order = rng.permutation(len(histories))
             for number in range(begin, count):
                 users = order[number * size : (number + 1) * size]
-                given = _filled([histories[user] for user in users])
+                given = _filled([drawn[user] for user in users])
                 yield step(given, epoch * count + number)
 
         self.epochs = descend(
@@ -125,26 +120,25 @@ class ItemSets:
     ) -> tuple[Callable[[Items, int], jax.Array], list[nnx.Optimizer[Any]]]:
         """Make the network; return a step: histories, its number -> the loss; and optimizers."""
         settings, rngs = self.settings, nnx.Rngs(self.settings.seed)
-        adam = optax.adamw(settings.learning_rate, weight_decay=settings.decay)
+        adam = optax.adam(settings.learning_rate)
         key = jax.random.key(settings.seed)
         if isinstance(settings, MultVAESettings):
-            vae = self.network = MultVAE(tokens, settings.hidden, settings.width, rngs, settings.tied, settings.scale, settings.drop)
+            vae = self.network = MultVAE(tokens, settings.hidden, settings.width, rngs)
             optimizer = nnx.Optimizer(vae, adam, wrt=nnx.Param)
 
             def descend_vae(given: Items, number: int) -> jax.Array:
                 beta = settings.beta_max * min(1.0, number / settings.anneal_steps)
-                return _vae_step(
-                    vae, optimizer, given, jax.random.fold_in(key, number), beta, settings
-                )
+                own_key = jax.random.fold_in(key, number)
+                return _vae_step(vae, optimizer, given, settings.dropout, beta, own_key)
 
             return descend_vae, [optimizer]
         gan = self.network = CFGAN(tokens, settings.hidden, rngs)
         generator = nnx.Optimizer(gan.generator, adam, wrt=nnx.Param)
-        discriminator = nnx.Optimizer(gan.discriminator, optax.adamw(settings.learning_rate*settings.d_rate, weight_decay=settings.decay), wrt=nnx.Param)
+        discriminator = nnx.Optimizer(gan.discriminator, adam, wrt=nnx.Param)
 
         def descend_gan(given: Items, number: int) -> jax.Array:
-            keys = jax.random.split(jax.random.fold_in(key, number), 2)
-            return _gan_step(gan, generator, discriminator, given, settings, keys)
+            own_key = jax.random.fold_in(key, number)
+            return _gan_step(gan, generator, discriminator, given, settings, own_key)
 
         return descend_gan, [generator, discriminator]
 
@@ -168,40 +162,45 @@ def _all_scores(network: MultVAE | CFGAN, history: Any) -> jax.Array:
     return network(history)
 
 
-def _hidden(history: jax.Array, share: float, key: jax.Array) -> jax.Array:
-    """Return histories without a share of their items; (B, L) tokens -> (B, L)."""
-    return jnp.where(jax.random.bernoulli(key, share, history.shape), PADDING, history)
+def _partly(history: jax.Array, hidden: float, key: jax.Array) -> jax.Array:
+    """Return histories with a share of the items hidden; (B, L) tokens -> (B, L)."""
+    return jnp.where(jax.random.bernoulli(key, hidden, history.shape), PADDING, history)
 
 
 # --- Mult-VAE -------------------------------------------------------------------------------------
 
 
 def vae_loss(
-    network: MultVAE, history: jax.Array, noise: jax.Array, beta: float, seen, seen_weight
+    network: MultVAE, seen: jax.Array, history: jax.Array, noise: jax.Array, beta: float
 ) -> jax.Array:
-    """Return the negative evidence bound of users' items; (B, L) tokens, (B, D) -> ()."""
+    """Return the negative evidence bound of users' items, told from those that are seen.
+
+    Seen and all items (B, L) tokens, noise (B, D) -> ().
+    """
     mean, log_variance = network.encode(seen)  # (B, D)
     scores = network.decode(mean + noise * jnp.exp(0.5 * log_variance))  # (B, V)
-    known = (history != PADDING) * jnp.where(seen != PADDING, seen_weight, 1.0)
+    known = history != PADDING  # (B, L)
     right = jnp.take_along_axis(scores, history, axis=1)  # (B, L)
     likelihood = ((right - jax.nn.logsumexp(scores, axis=1, keepdims=True)) * known).sum(axis=1)
     divergence = 0.5 * (jnp.exp(log_variance) + mean**2 - 1 - log_variance).sum(axis=1)
-    real = (history != PADDING).any(axis=1)
+    real = known.any(axis=1)
     return jnp.sum((beta * divergence - likelihood) * real) / jnp.maximum(real.sum(), 1)
 
 
-@nnx.jit(static_argnames="settings")
-def _vae_step(
-    network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float,
-    settings: MultVAESettings
+@nnx.jit
+def _vae_step(  # noqa: PLR0913, PLR0917 - the step is of these
+    network: MultVAE,
+    optimizer: nnx.Optimizer[Any],
+    history: Any,
+    hidden: float,
+    beta: float,
+    key: jax.Array,
 ) -> jax.Array:
     keys = jax.random.split(key)
     noise = jax.random.normal(keys[0], (len(history), network.inner.in_features))
-    seen = _hidden(history, settings.dropout, keys[1])
+    seen = _partly(history, hidden, keys[1])
     found: jax.Array
-    found, gradient = nnx.value_and_grad(vae_loss)(
-        network, history, noise, beta, seen, settings.seen_weight
-    )
+    found, gradient = nnx.value_and_grad(vae_loss)(network, seen, history, noise, beta)
     optimizer.update(network, gradient)
     return found
 
@@ -210,38 +209,48 @@ def _vae_step(
 
 
 @nnx.jit(static_argnames="settings")
-def _gan_step(network, generator, discriminator, history, settings, keys):
+def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
+    network: CFGAN,
+    generator: nnx.Optimizer[Any],
+    discriminator: nnx.Optimizer[Any],
+    history: Any,
+    settings: CFGANSettings,
+    key: jax.Array,
+) -> jax.Array:
+    """Let the discriminator learn, then the generator; return the generator's loss.
+
+    Zero reconstruction and partial masking of the paper (CFGAN_ZP), with two differences. One draw
+    of items serves both and all users of the step, so that nothing has the size of users times
+    items. And part of the history is hidden, so that the rest has to be told, not copied.
+    """
+    keys = jax.random.split(key)
     tokens = network.generator.items.num_embeddings
-    known = (history != PADDING).astype(jnp.float32)
-    others = jax.random.randint(keys[0], (settings.zeros,), FIRST_ITEM, tokens)
-    free = 1 - _owned(history, tokens)[:, others]
-    seen = _hidden(history, settings.dropout, keys[1])
-    condition = seen if settings.condition == "seen" else history
+    known = (history != PADDING).astype(jnp.float32)  # (B, L)
+    others = jax.random.randint(keys[0], (settings.zeros,), FIRST_ITEM, tokens)  # (N,)
+    free = 1 - _owned(history, tokens)[:, others]  # (B, N)
+    seen = _partly(history, settings.dropout, keys[1])
 
-    def make(generator):
+    def made(generator: Generator) -> tuple[jax.Array, jax.Array]:
         state = generator.state(seen)
-        return (
-            jax.nn.sigmoid(generator.some(state, history)) * known,
-            jax.nn.sigmoid(generator.shared(state, others)) * free,
-        )
+        own, shared = generator.some(state, history), generator.shared(state, others)
+        return jax.nn.sigmoid(own) * known, jax.nn.sigmoid(shared) * free
 
-    def d_loss(discriminator: nnx.Module) -> jax.Array:
-        real = discriminator(condition, known, history, jnp.zeros_like(free), others)
-        fake = discriminator(condition, bought, history, shared, others)
-        return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
+    def looks(critic: Discriminator, own: jax.Array, shared: jax.Array) -> jax.Array:
+        return critic(seen, (history, own), (others, shared))
 
-    def g_loss(generator: nnx.Module) -> jax.Array:
-        bought, shared = make(generator)
-        fooled = jax.nn.softplus(
-            -network.discriminator(condition, bought, history, shared, others)
-        ).mean()
+    fake = made(network.generator)
+
+    def unmasked(critic: Discriminator) -> jax.Array:
+        real = looks(critic, known, jnp.zeros_like(free))
+        return (jax.nn.softplus(-real) + jax.nn.softplus(looks(critic, *fake))).mean()
+
+    def caught(generator: Generator) -> jax.Array:
+        own, shared = made(generator)
+        fooled = jax.nn.softplus(-looks(network.discriminator, own, shared)).mean()
         return fooled + settings.zeros_weight * (shared**2).sum(axis=1).mean()
 
-    bought, shared = make(network.generator)
-    for _ in range(settings.d_steps):
-        d_found, gradient = nnx.value_and_grad(d_loss)(network.discriminator)
-        discriminator.update(network.discriminator, gradient)
+    discriminator.update(network.discriminator, nnx.grad(unmasked)(network.discriminator))
     found: jax.Array
-    found, gradient = nnx.value_and_grad(g_loss)(network.generator)
+    found, gradient = nnx.value_and_grad(caught)(network.generator)
     generator.update(network.generator, gradient)
     return found

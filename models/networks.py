@@ -253,25 +253,22 @@ def scan(decay: Complex, given: Complex) -> Complex:
 # --- Mult-VAE -------------------------------------------------------------------------------------
 
 
+ITEM_START = nnx.initializers.normal(0.07)  # of a row of items that is not followed by a norm
+
+
 class MultVAE(nnx.Module):
     """A variational autoencoder of the set of a user's items (Liang et al., WWW 2018).
 
-    "Variational Autoencoders for Collaborative Filtering": V -> hidden -> D -> hidden -> V. The
-    first layer is a sum of rows, since a history names few of all items.
+    "Variational Autoencoders for Collaborative Filtering": V -> hidden -> D -> hidden -> V. One
+    table is the first layer, a sum of rows since a history names few of all items, and the last.
     """
 
-    def __init__(self, tokens: int, hidden: int, width: int, rngs: nnx.Rngs, tied=False, scale=0.0, drop=0.0) -> None:
-        start = nnx.initializers.normal(scale) if scale else nnx.initializers.glorot_normal()
-        self.tied = tied
-        self.drop = nnx.Dropout(drop, rngs=rngs)
-        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+    def __init__(self, tokens: int, hidden: int, width: int, rngs: nnx.Rngs) -> None:
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
         self.latent = nnx.Linear(hidden, 2 * width, rngs=rngs)
         self.inner = nnx.Linear(width, hidden, rngs=rngs)
-        if tied:
-            self.bias = nnx.Param(jnp.zeros(tokens))
-        else:
-            self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(tokens))
 
     def __call__(self, history: jax.Array) -> jax.Array:
         """Return the scores of all tokens, without chance; (B, L) tokens -> (B, V)."""
@@ -285,14 +282,15 @@ class MultVAE(nnx.Module):
 
     def decode(self, place: jax.Array) -> jax.Array:
         """Return the scores of all tokens; (B, D) -> (B, V)."""
-        x = self.drop(jnp.tanh(self.inner(place)))
-        if self.tied:
-            return x @ self.items.embedding[...].T + self.bias[...]
-        scores: jax.Array = self.outer(x)
+        x = jnp.tanh(self.inner(place))  # (B, hidden)
+        scores: jax.Array = x @ self.items.embedding[...].T + self.bias[...]
         return scores
 
 
 # --- CFGAN ----------------------------------------------------------------------------------------
+
+
+Purchases = tuple[jax.Array, jax.Array]  # items, and how far they are bought: 0 to 1
 
 
 class CFGAN(nnx.Module):
@@ -315,10 +313,9 @@ class Generator(nnx.Module):
     """History -> how likely each item is bought."""
 
     def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
-        start = nnx.initializers.glorot_normal()
-        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
-        self.outer = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+        self.outer = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(tokens))
 
     def __call__(self, history: jax.Array) -> jax.Array:
@@ -331,31 +328,35 @@ class Generator(nnx.Module):
         return jnp.tanh(_bag(self.items, history) + self.offset[...])
 
     def some(self, state: jax.Array, items: jax.Array) -> jax.Array:
-        """Return logits of purchases of some items; (B, hidden), (B, N) tokens -> (B, N)."""
+        """Return logits of the users' own N items; (B, hidden), (B, N) tokens -> (B, N)."""
         return jnp.einsum("bd,bnd->bn", state, self.outer(items)) + self.bias[...][items]
 
     def shared(self, state: jax.Array, items: jax.Array) -> jax.Array:
-        """Return logits of purchases of the same items; (B, hidden), (N,) tokens -> (B, N)."""
-        return state @ self.outer(items).T + self.bias[...][items]
+        """Return logits of N items, the same for all; (B, hidden), (N,) tokens -> (B, N)."""
+        logits: jax.Array = state @ self.outer(items).T + self.bias[...][items]
+        return logits
 
 
 class Discriminator(nnx.Module):
     """Purchases, and the user's history as the condition -> how real they look."""
 
     def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
-        start = nnx.initializers.glorot_normal()
-        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
-        self.purchases = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
+        self.purchases = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
         self.outer = nnx.Linear(hidden, 1, rngs=rngs)
 
-    def __call__(self, history, bought, items, shared, others) -> jax.Array:
-        """Return logits of being real; (B, V) in 0 to 1, (B, L) tokens -> (B,)."""
-        count = (items != PADDING).sum(axis=1, keepdims=True)
-        x = jnp.einsum("bn,bnd->bd", bought, self.purchases(items)) + shared @ self.purchases(others)
-        x = x / jnp.sqrt(jnp.maximum(count, 1))
-        x = jnp.tanh(x + _bag(self.items, history) + self.offset[...])
-        logits: jax.Array = self.outer(x)[:, 0]
+    def __call__(self, condition: jax.Array, own: Purchases, shared: Purchases) -> jax.Array:
+        """Return logits of being real; condition (B, L) tokens -> (B,).
+
+        ``own`` purchases are (B, N) items of each user, ``shared`` ones (N,) items, the same for
+        all users; how far they are bought is (B, N) in both.
+        """
+        count = (own[0] != PADDING).sum(axis=1, keepdims=True)  # (B, 1)
+        bought = jnp.einsum("bn,bnd->bd", own[1], self.purchases(own[0]))
+        bought += shared[1] @ self.purchases(shared[0])
+        x = bought / jnp.sqrt(jnp.maximum(count, 1)) + _bag(self.items, condition)
+        logits: jax.Array = self.outer(jnp.tanh(x + self.offset[...]))[:, 0]
         return logits
 
 

@@ -221,6 +221,17 @@ def test_ease_is_its_closed_form(data: Sequences) -> None:
     assert np.allclose(model.weights, wanted, atol=1e-5)
 
 
+def test_ease_chooses_its_regularization_on_the_validation(data: Sequences) -> None:
+    """No other value of the grid beside the chosen one ranks the validation items better."""
+    grid = list(counts.EASE_REGULARIZATIONS)
+    asked = data.before_validation, data.validation, data.items
+    found = [judge(EASE(value).fit(data).scores, *asked).ndcg_at_10 for value in grid]
+    assert max(found) > min(found)
+    place = grid.index(chosen_by_fit := EASE().fit(data).regularization or 0.0)
+    assert chosen_by_fit in grid
+    assert found[place] >= max(found[max(place - 1, 0) : place + 2])
+
+
 def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
     """It says so before it takes the memory."""
     many = Sequences(
