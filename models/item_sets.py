@@ -45,14 +45,14 @@ class MultVAESettings(msgspec.Struct, frozen=True):
 class CFGANSettings(msgspec.Struct, frozen=True):
     """How to train; docs/decisions/0016 tells what was tried.
 
-    ``dropout`` is the share of a history that is hidden from both networks. At every step ``zeros``
-    items are drawn: who does not have one shall not be given it. The generator must say 0, weighed
-    with ``zeros_weight``, and the discriminator sees what it says.
+    ``dropout`` is the share of a history that is hidden from both networks. At every step a share
+    ``zeros`` of the items is drawn: who does not have one of them shall not be given it. There the
+    generator must say 0, weighed with ``zeros_weight``, and the discriminator sees what it says.
     """
 
     hidden: int = 128
     dropout: float = 0.5
-    zeros: int = 600
+    zeros: float = 0.05
     zeros_weight: float = 0.1
     learning_rate: float = 3e-3
     users: int = 128
@@ -226,7 +226,8 @@ def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
     keys = jax.random.split(key)
     tokens = network.generator.items.num_embeddings
     known = (history != PADDING).astype(jnp.float32)  # (B, L)
-    others = jax.random.randint(keys[0], (settings.zeros,), FIRST_ITEM, tokens)  # (N,)
+    drawn = max(round(settings.zeros * (tokens - FIRST_ITEM)), 1)
+    others = jax.random.randint(keys[0], (drawn,), FIRST_ITEM, tokens)  # (N,)
     free = 1 - _owned(history, tokens)[:, others]  # (B, N)
     seen = _partly(history, settings.dropout, keys[1])
 

@@ -36,7 +36,7 @@ LEARNERS: dict[str, Callable[[], Recommender]] = {
         MultVAESettings(hidden=32, width=16, learning_rate=1e-2, users=32, patience=BRIEF)
     ),
     "cfgan": lambda: ItemSets(
-        CFGANSettings(hidden=32, learning_rate=1e-2, users=32, patience=Patience(20, 20))
+        CFGANSettings(hidden=32, zeros=0.2, learning_rate=1e-2, users=32, patience=Patience(20, 20))
     ),
     "co_visitation": CoVisitation,
     "ease": lambda: EASE(10.0),
