@@ -14,12 +14,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.linalg import lapack
 
-from models.leave_one_out import Scores
+from models.leave_one_out import Scores, judge
 from models.sequences import Items, Sequences
 from stream_app.errors import StreamAppError
 
 LOOKBACK = 20  # items back that a new item becomes a neighbour of, and that are compared with
 EASE_ITEMS_MAX = 25_000  # its matrix of all pairs has to be inverted: 2.5 GB, and as much again
+EASE_ITEMS_TRIED = 3_000  # with the most users, which the regularization is chosen on
+EASE_REGULARIZATIONS = (15.0, 30.0, 60.0, 125.0, 250.0, 500.0, 1000.0)
 
 
 class TooManyItemsError(StreamAppError):
@@ -94,10 +96,10 @@ class EASE:
     """An item is a weighted sum of the others (Steck, WWW 2019), and of none of itself.
 
     "Embarrassingly Shallow Autoencoders for Sparse Data". ``regularization`` is what is added to
-    the diagonal of the matrix of pairs.
+    the diagonal of the matrix of pairs; where it is not given, :meth:`fit` chooses it.
     """
 
-    def __init__(self, regularization: float = 250.0) -> None:
+    def __init__(self, regularization: float | None = None) -> None:
         self.regularization = regularization
 
     def fit(self, data: Sequences) -> Self:
@@ -113,18 +115,65 @@ class EASE:
                 f"EASE inverts a matrix of all pairs of items, {EASE_ITEMS_MAX:,} at most, and "
                 f"there are {data.items:,}: judge the others without it"
             )
-        users = (matrix(data.learned, data.items) > 0).astype(np.float32)
-        gram = (users.T @ users).toarray()
-        gram[np.diag_indices_from(gram)] += self.regularization
-        inverse = _inverse(gram)
-        self.weights: npt.NDArray[np.float32] = inverse / -np.diag(inverse)
-        np.fill_diagonal(self.weights, 0.0)
+        if self.regularization is None:
+            self.regularization = _regularization(data)
+        self.weights = _ease_weights(data.learned, data.items, self.regularization)
         return self
 
     def scores(self, histories: Sequence[Items]) -> Scores:
         """Return the sums of the history's weights; n histories -> (n, items)."""
-        found: Scores = (matrix(histories, len(self.weights)) > 0).astype(np.float32) @ self.weights
-        return found
+        return _ease_scores(histories, self.weights)
+
+
+def _ease_scores(histories: Sequence[Items], weights: npt.NDArray[np.float32]) -> Scores:
+    found: Scores = (matrix(histories, len(weights)) > 0).astype(np.float32) @ weights
+    return found
+
+
+def _ease_weights(
+    histories: Sequence[Items], items: int, regularization: float
+) -> npt.NDArray[np.float32]:
+    """Return how much an item of a history counts for every other; (items, items)."""
+    users = (matrix(histories, items) > 0).astype(np.float32)
+    gram = (users.T @ users).toarray()
+    gram[np.diag_indices_from(gram)] += regularization
+    inverse = _inverse(gram)
+    weights: npt.NDArray[np.float32] = inverse / -np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    return weights
+
+
+def _regularization(data: Sequences) -> float:
+    """Return the value of the grid that ranks the validation items best, by NDCG@10.
+
+    From the middle it goes the way that gets better, until it gets worse. Every value needs an
+    inversion, so it is tried on the items that most users have, and on the users whose validation
+    item is one of them.
+    """
+    common = np.argsort(-Popularity().fit(data).shares, kind="stable")[:EASE_ITEMS_TRIED]
+    places = np.full(data.items, -1, np.int32)
+    places[common] = np.arange(len(common))
+    learned = [found[found >= 0] for found in (places[each] for each in data.learned)]
+    targets = places[data.validation]
+    histories = [learned[user] for user in data.judged[targets >= 0]]
+    grid, known = EASE_REGULARIZATIONS, dict[int, float]()
+
+    def quality_at(place: int) -> float:
+        if place not in known:
+            weights = _ease_weights(learned, len(common), grid[place])
+            known[place] = judge(
+                lambda asked: _ease_scores(asked, weights),
+                histories,
+                targets[targets >= 0],
+                len(common),
+            ).ndcg_at_10
+        return known[place]
+
+    best = len(grid) // 2
+    for way in (1, -1):
+        while 0 <= best + way < len(grid) and quality_at(best + way) > quality_at(best):
+            best += way
+    return grid[best]
 
 
 def _inverse(gram: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -15,46 +15,47 @@ from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
 from models.export import write_all_scores
 from models.leave_one_out import CELLS_MAX, Scores, judge
-from models.networks import CFGAN, MultVAE
+from models.networks import CFGAN, Discriminator, Generator, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
 from stream_app.manifest import FIRST_ITEM, PADDING
 
 LENGTH_MAX = 512  # newest items of a history that are read
+LEARNED_MAX = 32  # items of a history that are learned from in an epoch, drawn anew for each
 
 
 class MultVAESettings(msgspec.Struct, frozen=True):
-    """How to train; each value with its reason.
+    """How to train; docs/decisions/0016 tells what was tried.
 
+    ``dropout`` is the share of a history that is hidden, and to be told from the rest.
     ``beta_max`` is what the divergence from the prior counts for in the end, ``anneal_steps`` the
     steps until then: from the start, it would leave nothing of the users in the latent space.
     """
 
-    hidden: int = 600
-    width: int = 200
+    hidden: int = 200
+    width: int = 64
     dropout: float = 0.5
-    beta_max: float = 0.2
-    anneal_steps: int = 2_000
-    learning_rate: float = 1e-3
-    users: int = 256
+    beta_max: float = 0.3
+    anneal_steps: int = 1_000
+    learning_rate: float = 3e-3
+    users: int = 128
     patience: Patience = Patience()
     seed: int = 0
 
 
 class CFGANSettings(msgspec.Struct, frozen=True):
-    """How to train; each value with its reason.
+    """How to train; docs/decisions/0016 tells what was tried.
 
-    Of the items that a user does not have, ``zeros`` (a share) are drawn anew at every step for
-    the generator to give 0, weighed with ``zeros_weight``, and ``masked`` for the discriminator to
-    see: without them the generator would say yes to everything.
+    ``dropout`` is the share of a history that is hidden from both networks. At every step a share
+    ``zeros`` of the items is drawn: who does not have one of them shall not be given it. There the
+    generator must say 0, weighed with ``zeros_weight``, and the discriminator sees what it says.
     """
 
-    hidden: int = 256
+    hidden: int = 128
     dropout: float = 0.5
     zeros: float = 0.05
     zeros_weight: float = 0.1
-    masked: float = 0.05
-    learning_rate: float = 1e-3
-    users: int = 256
+    learning_rate: float = 3e-3
+    users: int = 128
     patience: Patience = Patience()
     seed: int = 0
 
@@ -76,16 +77,18 @@ class ItemSets:
     def fit(self, data: Sequences) -> Self:
         """Learn until the NDCG of the validation items stops rising."""
         settings = self.settings
-        histories = [history for history in data.learned if len(history)]
+        histories = [np.unique(history) for history in data.learned if len(history)]
         size = max(min(settings.users, CELLS_MAX // data.items), 1)
         count = max(len(histories) // size, 1)
         step, optimizers = self._start(data.items + FIRST_ITEM)
 
         def steps(epoch: int, begin: int) -> Iterator[jax.Array]:
-            order = np.random.default_rng([settings.seed, epoch]).permutation(len(histories))
+            rng = np.random.default_rng([settings.seed, epoch])
+            drawn = [rng.permutation(history)[:LEARNED_MAX] for history in histories]
+            order = rng.permutation(len(histories))
             for number in range(begin, count):
                 users = order[number * size : (number + 1) * size]
-                given = _filled([histories[user] for user in users])
+                given = _filled([drawn[user] for user in users])
                 yield step(given, epoch * count + number)
 
         self.epochs = descend(
@@ -120,24 +123,22 @@ class ItemSets:
         adam = optax.adam(settings.learning_rate)
         key = jax.random.key(settings.seed)
         if isinstance(settings, MultVAESettings):
-            vae = self.network = MultVAE(
-                tokens, settings.hidden, settings.width, settings.dropout, rngs
-            )
+            vae = self.network = MultVAE(tokens, settings.hidden, settings.width, rngs)
             optimizer = nnx.Optimizer(vae, adam, wrt=nnx.Param)
 
             def descend_vae(given: Items, number: int) -> jax.Array:
                 beta = settings.beta_max * min(1.0, number / settings.anneal_steps)
-                return _vae_step(vae, optimizer, given, jax.random.fold_in(key, number), beta)
+                own_key = jax.random.fold_in(key, number)
+                return _vae_step(vae, optimizer, given, settings.dropout, beta, own_key)
 
             return descend_vae, [optimizer]
-        gan = self.network = CFGAN(tokens, settings.hidden, settings.dropout, rngs)
+        gan = self.network = CFGAN(tokens, settings.hidden, rngs)
         generator = nnx.Optimizer(gan.generator, adam, wrt=nnx.Param)
         discriminator = nnx.Optimizer(gan.discriminator, adam, wrt=nnx.Param)
 
         def descend_gan(given: Items, number: int) -> jax.Array:
-            keys = jax.random.split(jax.random.fold_in(key, number), 2)
-            _discriminator_step(gan, discriminator, given, settings, keys[0])
-            return _generator_step(gan, generator, given, settings, keys[1])
+            own_key = jax.random.fold_in(key, number)
+            return _gan_step(gan, generator, discriminator, given, settings, own_key)
 
         return descend_gan, [generator, discriminator]
 
@@ -161,12 +162,22 @@ def _all_scores(network: MultVAE | CFGAN, history: Any) -> jax.Array:
     return network(history)
 
 
+def _partly(history: jax.Array, hidden: float, key: jax.Array) -> jax.Array:
+    """Return histories with a share of the items hidden; (B, L) tokens -> (B, L)."""
+    return jnp.where(jax.random.bernoulli(key, hidden, history.shape), PADDING, history)
+
+
 # --- Mult-VAE -------------------------------------------------------------------------------------
 
 
-def vae_loss(network: MultVAE, history: jax.Array, noise: jax.Array, beta: float) -> jax.Array:
-    """Return the negative evidence bound of users' items; (B, L) tokens, (B, D) -> ()."""
-    mean, log_variance = network.encode(history)  # (B, D)
+def vae_loss(
+    network: MultVAE, seen: jax.Array, history: jax.Array, noise: jax.Array, beta: float
+) -> jax.Array:
+    """Return the negative evidence bound of users' items, told from those that are seen.
+
+    Seen and all items (B, L) tokens, noise (B, D) -> ().
+    """
+    mean, log_variance = network.encode(seen)  # (B, D)
     scores = network.decode(mean + noise * jnp.exp(0.5 * log_variance))  # (B, V)
     known = history != PADDING  # (B, L)
     right = jnp.take_along_axis(scores, history, axis=1)  # (B, L)
@@ -177,12 +188,19 @@ def vae_loss(network: MultVAE, history: jax.Array, noise: jax.Array, beta: float
 
 
 @nnx.jit
-def _vae_step(
-    network: MultVAE, optimizer: nnx.Optimizer[Any], history: Any, key: jax.Array, beta: float
+def _vae_step(  # noqa: PLR0913, PLR0917 - the step is of these
+    network: MultVAE,
+    optimizer: nnx.Optimizer[Any],
+    history: Any,
+    hidden: float,
+    beta: float,
+    key: jax.Array,
 ) -> jax.Array:
-    noise = jax.random.normal(key, (len(history), network.inner.in_features))
+    keys = jax.random.split(key)
+    noise = jax.random.normal(keys[0], (len(history), network.inner.in_features))
+    seen = _partly(history, hidden, keys[1])
     found: jax.Array
-    found, gradient = nnx.value_and_grad(vae_loss)(network, history, noise, beta)
+    found, gradient = nnx.value_and_grad(vae_loss)(network, seen, history, noise, beta)
     optimizer.update(network, gradient)
     return found
 
@@ -191,46 +209,49 @@ def _vae_step(
 
 
 @nnx.jit(static_argnames="settings")
-def _discriminator_step(
+def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
     network: CFGAN,
-    optimizer: nnx.Optimizer[Any],
+    generator: nnx.Optimizer[Any],
+    discriminator: nnx.Optimizer[Any],
     history: Any,
     settings: CFGANSettings,
     key: jax.Array,
 ) -> jax.Array:
-    owned = _owned(history, network.generator.items.num_embeddings)  # (B, V)
-    shown = jnp.maximum(owned, jax.random.bernoulli(key, settings.masked, owned.shape))
-    made = jax.nn.sigmoid(network.generator(history)) * shown
+    """Let the discriminator learn, then the generator; return the generator's loss.
 
-    def loss(discriminator: nnx.Module) -> jax.Array:
-        real, fake = discriminator(owned, history), discriminator(made, history)
-        return (jax.nn.softplus(-real) + jax.nn.softplus(fake)).mean()
+    Zero reconstruction and partial masking of the paper (CFGAN_ZP), with two differences. One draw
+    of items serves both and all users of the step, so that nothing has the size of users times
+    items. And part of the history is hidden, so that the rest has to be told, not copied.
+    """
+    keys = jax.random.split(key)
+    tokens = network.generator.items.num_embeddings
+    known = (history != PADDING).astype(jnp.float32)  # (B, L)
+    drawn = max(round(settings.zeros * (tokens - FIRST_ITEM)), 1)
+    others = jax.random.randint(keys[0], (drawn,), FIRST_ITEM, tokens)  # (N,)
+    free = 1 - _owned(history, tokens)[:, others]  # (B, N)
+    seen = _partly(history, settings.dropout, keys[1])
 
+    def made(generator: Generator) -> tuple[jax.Array, jax.Array]:
+        state = generator.state(seen)
+        own, shared = generator.some(state, history), generator.shared(state, others)
+        return jax.nn.sigmoid(own) * known, jax.nn.sigmoid(shared) * free
+
+    def looks(critic: Discriminator, own: jax.Array, shared: jax.Array) -> jax.Array:
+        return critic(seen, (history, own), (others, shared))
+
+    fake = made(network.generator)
+
+    def unmasked(critic: Discriminator) -> jax.Array:
+        real = looks(critic, known, jnp.zeros_like(free))
+        return (jax.nn.softplus(-real) + jax.nn.softplus(looks(critic, *fake))).mean()
+
+    def caught(generator: Generator) -> jax.Array:
+        own, shared = made(generator)
+        fooled = jax.nn.softplus(-looks(network.discriminator, own, shared)).mean()
+        return fooled + settings.zeros_weight * (shared**2).sum(axis=1).mean()
+
+    discriminator.update(network.discriminator, nnx.grad(unmasked)(network.discriminator))
     found: jax.Array
-    found, gradient = nnx.value_and_grad(loss)(network.discriminator)
-    optimizer.update(network.discriminator, gradient)
-    return found
-
-
-@nnx.jit(static_argnames="settings")
-def _generator_step(
-    network: CFGAN,
-    optimizer: nnx.Optimizer[Any],
-    history: Any,
-    settings: CFGANSettings,
-    key: jax.Array,
-) -> jax.Array:
-    owned = _owned(history, network.generator.items.num_embeddings)  # (B, V)
-    drawn = jax.random.uniform(key, owned.shape)  # one draw for both: they need not overlap
-    zeros = (drawn < settings.zeros) * (1 - owned)
-    shown = jnp.maximum(owned, drawn > 1 - settings.masked)
-
-    def loss(generator: nnx.Module) -> jax.Array:
-        made = jax.nn.sigmoid(generator(history))
-        fooled = jax.nn.softplus(-network.discriminator(made * shown, history)).mean()
-        return fooled + settings.zeros_weight * (zeros * made**2).sum(axis=1).mean()
-
-    found: jax.Array
-    found, gradient = nnx.value_and_grad(loss)(network.generator)
-    optimizer.update(network.generator, gradient)
+    found, gradient = nnx.value_and_grad(caught)(network.generator)
+    generator.update(network.generator, gradient)
     return found

@@ -253,24 +253,22 @@ def scan(decay: Complex, given: Complex) -> Complex:
 # --- Mult-VAE -------------------------------------------------------------------------------------
 
 
+ITEM_START = nnx.initializers.normal(0.07)  # of a row of items that is not followed by a norm
+
+
 class MultVAE(nnx.Module):
     """A variational autoencoder of the set of a user's items (Liang et al., WWW 2018).
 
-    "Variational Autoencoders for Collaborative Filtering": V -> hidden -> D -> hidden -> V. The
-    first layer is a sum of rows, since a history names few of all items.
+    "Variational Autoencoders for Collaborative Filtering": V -> hidden -> D -> hidden -> V. One
+    table is the first layer, a sum of rows since a history names few of all items, and the last.
     """
 
-    def __init__(
-        self, tokens: int, hidden: int, width: int, dropout: float, rngs: nnx.Rngs
-    ) -> None:
-        self.items = nnx.Embed(
-            tokens, hidden, embedding_init=nnx.initializers.glorot_normal(), rngs=rngs
-        )
+    def __init__(self, tokens: int, hidden: int, width: int, rngs: nnx.Rngs) -> None:
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
         self.latent = nnx.Linear(hidden, 2 * width, rngs=rngs)
         self.inner = nnx.Linear(width, hidden, rngs=rngs)
-        self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(tokens))
 
     def __call__(self, history: jax.Array) -> jax.Array:
         """Return the scores of all tokens, without chance; (B, L) tokens -> (B, V)."""
@@ -278,17 +276,21 @@ class MultVAE(nnx.Module):
 
     def encode(self, history: jax.Array) -> Complex:
         """Return where in the latent space a user is: mean and log variance, (B, D) each."""
-        x = jnp.tanh(_bag(self.items, history, self.dropout) + self.offset[...])  # (B, hidden)
+        x = jnp.tanh(_bag(self.items, history) + self.offset[...])  # (B, hidden)
         mean, log_variance = jnp.split(self.latent(x), 2, axis=-1)
         return mean, log_variance
 
     def decode(self, place: jax.Array) -> jax.Array:
         """Return the scores of all tokens; (B, D) -> (B, V)."""
-        scores: jax.Array = self.outer(jnp.tanh(self.inner(place)))
+        x = jnp.tanh(self.inner(place))  # (B, hidden)
+        scores: jax.Array = x @ self.items.embedding[...].T + self.bias[...]
         return scores
 
 
 # --- CFGAN ----------------------------------------------------------------------------------------
+
+
+Purchases = tuple[jax.Array, jax.Array]  # items, and how far they are bought: 0 to 1
 
 
 class CFGAN(nnx.Module):
@@ -298,8 +300,8 @@ class CFGAN(nnx.Module):
     The generator answers; the discriminator is needed while training only.
     """
 
-    def __init__(self, tokens: int, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
-        self.generator = Generator(tokens, hidden, dropout, rngs)
+    def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
+        self.generator = Generator(tokens, hidden, rngs)
         self.discriminator = Discriminator(tokens, hidden, rngs)
 
     def __call__(self, history: jax.Array) -> jax.Array:
@@ -310,40 +312,56 @@ class CFGAN(nnx.Module):
 class Generator(nnx.Module):
     """History -> how likely each item is bought."""
 
-    def __init__(self, tokens: int, hidden: int, dropout: float, rngs: nnx.Rngs) -> None:
-        start = nnx.initializers.glorot_normal()
-        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
+    def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
         self.offset = nnx.Param(jnp.zeros(hidden))
-        self.outer = nnx.Linear(hidden, tokens, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.outer = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
+        self.bias = nnx.Param(jnp.zeros(tokens))
 
     def __call__(self, history: jax.Array) -> jax.Array:
-        """Return logits of purchases; (B, L) tokens -> (B, V)."""
-        x = jnp.tanh(_bag(self.items, history, self.dropout) + self.offset[...])
-        scores: jax.Array = self.outer(x)
+        """Return logits of all purchases; (B, L) tokens -> (B, V)."""
+        scores: jax.Array = self.state(history) @ self.outer.embedding[...].T + self.bias[...]
         return scores
+
+    def state(self, history: jax.Array) -> jax.Array:
+        """Return what is known of users; (B, L) tokens -> (B, hidden)."""
+        return jnp.tanh(_bag(self.items, history) + self.offset[...])
+
+    def some(self, state: jax.Array, items: jax.Array) -> jax.Array:
+        """Return logits of the users' own N items; (B, hidden), (B, N) tokens -> (B, N)."""
+        return jnp.einsum("bd,bnd->bn", state, self.outer(items)) + self.bias[...][items]
+
+    def shared(self, state: jax.Array, items: jax.Array) -> jax.Array:
+        """Return logits of N items, the same for all; (B, hidden), (N,) tokens -> (B, N)."""
+        logits: jax.Array = state @ self.outer(items).T + self.bias[...][items]
+        return logits
 
 
 class Discriminator(nnx.Module):
     """Purchases, and the user's history as the condition -> how real they look."""
 
     def __init__(self, tokens: int, hidden: int, rngs: nnx.Rngs) -> None:
-        start = nnx.initializers.glorot_normal()
-        self.items = nnx.Embed(tokens, hidden, embedding_init=start, rngs=rngs)
-        self.purchases = nnx.Linear(tokens, hidden, rngs=rngs)
+        self.items = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
+        self.purchases = nnx.Embed(tokens, hidden, embedding_init=ITEM_START, rngs=rngs)
+        self.offset = nnx.Param(jnp.zeros(hidden))
         self.outer = nnx.Linear(hidden, 1, rngs=rngs)
 
-    def __call__(self, purchases: jax.Array, history: jax.Array) -> jax.Array:
-        """Return logits of being real; (B, V) in 0 to 1, (B, L) tokens -> (B,)."""
-        x = jnp.tanh(self.purchases(purchases) + _bag(self.items, history))
-        logits: jax.Array = self.outer(x)[:, 0]
+    def __call__(self, condition: jax.Array, own: Purchases, shared: Purchases) -> jax.Array:
+        """Return logits of being real; condition (B, L) tokens -> (B,).
+
+        ``own`` purchases are (B, N) items of each user, ``shared`` ones (N,) items, the same for
+        all users; how far they are bought is (B, N) in both.
+        """
+        count = (own[0] != PADDING).sum(axis=1, keepdims=True)  # (B, 1)
+        bought = jnp.einsum("bn,bnd->bd", own[1], self.purchases(own[0]))
+        bought += shared[1] @ self.purchases(shared[0])
+        x = bought / jnp.sqrt(jnp.maximum(count, 1)) + _bag(self.items, condition)
+        logits: jax.Array = self.outer(jnp.tanh(x + self.offset[...]))[:, 0]
         return logits
 
 
-def _bag(table: nnx.Embed, history: jax.Array, dropout: nnx.Dropout | None = None) -> jax.Array:
+def _bag(table: nnx.Embed, history: jax.Array) -> jax.Array:
     """Return the table times the user's items as a vector of length 1; (B, L) tokens -> (B, D)."""
     known = (history != PADDING).astype(jnp.float32)  # (B, L)
     weights = known / jnp.sqrt(jnp.maximum(known.sum(axis=1, keepdims=True), 1.0))
-    if dropout is not None:
-        weights = dropout(weights)
     return jnp.einsum("bl,bld->bd", weights, table(history))

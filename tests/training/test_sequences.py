@@ -41,7 +41,7 @@ LEARNERS: dict[str, Callable[[], Recommender]] = {
         MultVAESettings(hidden=32, width=16, learning_rate=1e-2, users=32, patience=BRIEF)
     ),
     "cfgan": lambda: ItemSets(
-        CFGANSettings(hidden=32, learning_rate=1e-2, users=32, patience=Patience(20, 20))
+        CFGANSettings(hidden=32, zeros=0.2, learning_rate=1e-2, users=32, patience=Patience(20, 20))
     ),
     "co_visitation": CoVisitation,
     "ease": lambda: EASE(10.0),
@@ -224,6 +224,17 @@ def test_ease_is_its_closed_form(data: Sequences) -> None:
     wanted = -inverse / np.diag(inverse)
     np.fill_diagonal(wanted, 0)
     assert np.allclose(model.weights, wanted, atol=1e-5)
+
+
+def test_ease_chooses_its_regularization_on_the_validation(data: Sequences) -> None:
+    """No other value of the grid beside the chosen one ranks the validation items better."""
+    grid = list(counts.EASE_REGULARIZATIONS)
+    asked = data.before_validation, data.validation, data.items
+    found = [judge(EASE(value).fit(data).scores, *asked).ndcg_at_10 for value in grid]
+    assert max(found) > min(found)
+    place = grid.index(chosen_by_fit := EASE().fit(data).regularization or 0.0)
+    assert chosen_by_fit in grid
+    assert found[place] >= max(found[max(place - 1, 0) : place + 2])
 
 
 def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
