@@ -5,7 +5,7 @@ the item's row in the ranker's table of embeddings, and its bias. It learns from
 ranker knows, so an item that nobody has bought yet can be ranked at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from models.text_encoder import Vectors
 from stream_app.errors import StreamAppError
 from stream_app.event import Item
 
+_LEAST = 1e-12  # what a spread is divided by at least
 ITEMS_MIN = 50  # of which the ranker has an embedding and the catalogue a text or a picture
 
 
@@ -83,7 +84,7 @@ def text_of(item: Item, description: str = "") -> str:
 
 
 class Tower(nnx.Module):
-    """Rows of :meth:`Content.rows` -> rows of embeddings and biases."""
+    """Rows of :meth:`Content.rows` -> rows of the tables of the ranker, side by side."""
 
     def __init__(
         self, inputs: int, settings: TowerSettings, mean: jax.Array, scale: jax.Array
@@ -96,7 +97,7 @@ class Tower(nnx.Module):
         self.mean, self.scale = nnx.Variable(mean), nnx.Variable(scale)  # of what it says
 
     def __call__(self, rows: jax.Array) -> jax.Array:
-        """Return embeddings and biases; (n, T + P + 2) -> (n, D + 1)."""
+        """Return rows of the tables; (n, T + P + 2) -> (n, D)."""
         return self.normed(rows) * self.scale[...] + self.mean[...]
 
     def normed(self, rows: jax.Array) -> jax.Array:
@@ -110,22 +111,36 @@ class Tower(nnx.Module):
 class Fitted(msgspec.Struct, frozen=True):
     """A tower that has learned, and how well it does on items held back.
 
-    ``explained`` is the share of the embeddings' spread about their mean that it explains there, of
-    the biases' ``bias_explained``; ``epochs`` has the first after each epoch.
+    ``explained`` has, for each table, the share of its rows' spread about their mean that the tower
+    explains there; ``epochs`` that of the first table after each epoch.
     """
 
     tower: Tower
-    explained: float
-    bias_explained: float
+    widths: list[int]
+    explained: list[float]
     epochs: list[float]
 
-    def rows(self, content: Content) -> Vectors:
-        """Return embeddings and biases of items; (n, D + 1)."""
-        return np.asarray(_said(self.tower, content.rows()))
+    def rows(self, content: Content) -> list[Vectors]:
+        """Return the rows of items in each table; (n, width)."""
+        found = np.asarray(_said(self.tower, content.rows()))
+        return np.split(found, np.cumsum(self.widths)[:-1], axis=1)
 
 
-def fit(content: Content, targets: Vectors, settings: TowerSettings = TowerSettings()) -> Fitted:  # noqa: B008 - it is frozen
-    """Return a tower that has learned the embeddings and biases (n, D + 1) of items.
+def fit(
+    content: Content,
+    tables: Sequence[Vectors],
+    settings: TowerSettings = TowerSettings(),  # noqa: B008  (it is frozen)
+) -> Fitted:
+    """Return a tower that has learned the rows of items.
+
+    Parameters
+    ----------
+    content
+        Of n items.
+    tables
+        Their embeddings, and what else the ranker holds of an item, such as biases; (n, width).
+    settings
+        How to train.
 
     Raises
     ------
@@ -136,19 +151,18 @@ def fit(content: Content, targets: Vectors, settings: TowerSettings = TowerSetti
     if len(usable) < ITEMS_MIN:
         raise ContentError(
             f"the catalogue has a text or a picture of {len(usable)} items that the model knows, "
-            f"and {ITEMS_MIN} are needed to learn from: give the catalogue with its items, too"
+            f"and {ITEMS_MIN} are needed to learn from: give the whole catalogue"
         )
     order = np.random.default_rng(settings.seed).permutation(usable)
     held, learned = np.split(order, [max(int(len(order) * settings.validation_share), 5)])
-    mean, scale = targets[learned].mean(axis=0), _scale(targets[learned])
-    rows = content.rows()
+    targets, rows = np.concatenate(tables, axis=1), content.rows()
+    mean, scale = targets[learned].mean(axis=0), np.concatenate([_scale(t) for t in tables])
     tower = Tower(rows.shape[1], settings, jnp.asarray(mean), jnp.asarray(scale))
-    optimizer = nnx.Optimizer(
-        tower, optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay), wrt=nnx.Param
-    )
-    widths = content.text.shape[1], content.image.shape[1]
+    pace = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = nnx.Optimizer(tower, pace, wrt=nnx.Param)
+    shapes = content.text.shape[1], content.image.shape[1]
     wanted = (targets - mean) / scale
-    epochs: list[float] = []
+    fitted = Fitted(tower, [table.shape[1] for table in tables], [], [])
     best = nnx.state(tower)
     console = Console(stderr=True)
     for number in track(
@@ -156,31 +170,28 @@ def fit(content: Content, targets: Vectors, settings: TowerSettings = TowerSetti
     ):
         tower.train()
         for places, blind in _batches(learned, content.known, settings, number):
-            given = rows[places] * _seen(blind, widths)
-            _step(tower, optimizer, given, wanted[places])
+            _step(tower, optimizer, rows[places] * _seen(blind, shapes), wanted[places])
         tower.eval()
-        epochs.append(_explained(tower, rows[held], targets[held])[0])
-        if epochs[-1] == max(epochs):
+        fitted.epochs.append(_explained(fitted, rows[held], targets[held])[0])
+        if fitted.epochs[-1] == max(fitted.epochs):
             best = jax.tree.map(jnp.copy, nnx.state(tower))
-        if len(epochs) - epochs.index(max(epochs)) > settings.patience:
+        if len(fitted.epochs) - fitted.epochs.index(max(fitted.epochs)) > settings.patience:
             break
     nnx.update(tower, best)
-    tower.eval()
-    explained = _explained(tower, rows[held], targets[held])
-    if not explained[0] > 0:
+    fitted.explained.extend(_explained(fitted, rows[held], targets[held]))
+    if not fitted.explained[0] > 0:
         raise ContentError(
             "what the catalogue says of items tells nothing of how they are bought: on items held "
-            f"back the tower explains {explained[0]:.1%} of their embeddings; give better texts"
+            f"back the tower explains {fitted.explained[0]:.1%} of their embeddings; give better "
+            "texts or pictures"
         )
-    return Fitted(tower, *explained, epochs)
+    return fitted
 
 
-def _scale(targets: Vectors) -> Vectors:
-    """Return the spread of all embeddings together, and of the biases; (D + 1,)."""
-    spread = targets.std(axis=0)
-    embedding = np.sqrt((spread[:-1] ** 2).mean())
-    found = np.append(np.full(len(spread) - 1, embedding), spread[-1])
-    return np.where(found > 0, found, 1.0).astype(np.float32)
+def _scale(table: Vectors) -> Vectors:
+    """Return the spread of a table's rows about their mean, one for all its columns; (width,)."""
+    spread = np.sqrt(table.var(axis=0).mean())
+    return np.full(table.shape[1], spread if spread > 0 else 1.0, np.float32)
 
 
 def _batches(
@@ -195,27 +206,28 @@ def _batches(
     order = rng.permutation(learned)
     for begin in range(0, len(order) - size + 1, size):
         places = order[begin : begin + size]
-        drawn = rng.random(size) < settings.blind_share
         blind = np.zeros((size, 2), np.bool_)
-        blind[np.arange(size), rng.integers(2, size=size)] = drawn
+        blind[np.arange(size), rng.integers(2, size=size)] = rng.random(size) < settings.blind_share
         yield places, blind & known[places].all(axis=1, keepdims=True)
 
 
-def _seen(blind: npt.NDArray[np.bool_], widths: tuple[int, int]) -> Vectors:
+def _seen(blind: npt.NDArray[np.bool_], shapes: tuple[int, int]) -> Vectors:
     """Return 0 where a row's number belongs to what is taken away, else 1; (B, T + P + 2)."""
-    return np.repeat(~blind, widths, axis=1).astype(np.float32) if False else np.concatenate(
-        [np.repeat(~blind, widths, axis=1), ~blind], axis=1, dtype=np.float32
-    )
+    parts = np.repeat(~blind, shapes, axis=1), ~blind
+    return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def _explained(tower: Tower, rows: Vectors, targets: Vectors) -> tuple[float, float]:
-    """Return which share of the spread about the mean a tower explains: embeddings, biases."""
-    wrong = (np.asarray(_said(tower, rows)) - targets) ** 2
-    spread = (targets - np.asarray(tower.mean[...])) ** 2
-    return tuple(
-        round(float(1 - wrong[:, part].sum() / max(spread[:, part].sum(), 1e-12)), 4)
-        for part in (slice(None, -1), slice(-1, None))
-    )  # type: ignore[return-value]
+def _explained(fitted: Fitted, rows: Vectors, targets: Vectors) -> list[float]:
+    """Return which share of the spread about the mean a tower explains, for each table."""
+    wrong = (np.asarray(_said(fitted.tower, rows)) - targets) ** 2
+    spread = (targets - np.asarray(fitted.tower.mean[...])) ** 2
+    ends = np.cumsum(fitted.widths)[:-1]
+    return [
+        round(1 - float(each.sum() / max(whole.sum(), _LEAST)), 4)
+        for each, whole in zip(
+            np.split(wrong, ends, axis=1), np.split(spread, ends, axis=1), strict=True
+        )
+    ]
 
 
 @nnx.jit

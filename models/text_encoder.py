@@ -293,6 +293,7 @@ class Texts:
 
 
 def running(path: Path) -> onnxruntime.InferenceSession:
+    """Return a session of a graph in a file; raise EncoderError where there is no such graph."""
     try:
         return session(path.read_bytes())
     except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
