@@ -36,6 +36,7 @@ from stream_app.stages.candidates import POOL_SIZE
 ADDED = "content_items"  # in the manifest's metrics: so many of the last items came from content
 REQUESTS = 50  # that both graphs are compared on
 _SECTION = "\n## Items from their content\n"
+_PRECISIONS = "\n## Precisions\n"  # of the model before, which `models compress` writes anew
 
 
 class ExtendError(StreamAppError):
@@ -371,7 +372,7 @@ def _card(  # noqa: PLR0913, PLR0917 - each is a part of its text
         text = (folder / CARD).read_text("utf-8")
     text = text.replace(f"version {old.version}\n", f"version {new.version}\n")
     return (
-        f"{text.partition(_SECTION)[0]}{_SECTION}\n"
+        f"{text.partition(_SECTION)[0].partition(_PRECISIONS)[0]}{_SECTION}\n"
         f"{int(new.metrics[ADDED]):,} of the {new.items:,} items were not trained: a content tower "
         f"said their rows\n(`python -m models extend`), {added:,} of them in this version. It "
         f"learned from the texts or pictures of\n{learned_from:,} items, and explains "

@@ -62,7 +62,8 @@ def write_weights(folder: Path) -> dict[str, Array]:
     config = {name: getattr(SIZES, name) for name in SIZES.__struct_fields__}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     vocabulary = {word: number for number, word in enumerate(WORDS)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, **{"unk_token": "[UNK]"}))
+    pieces = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106 - no password
+    tokenizer = tokenizers.Tokenizer(pieces)
     tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
