@@ -6,6 +6,7 @@ ranker knows, so an item that nobody has bought yet can be ranked at once.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -158,7 +159,7 @@ def fit(
     targets, rows = np.concatenate(tables, axis=1), content.rows()
     mean, scale = targets[learned].mean(axis=0), np.concatenate([_scale(t) for t in tables])
     tower = Tower(rows.shape[1], settings, jnp.asarray(mean), jnp.asarray(scale))
-    pace = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
+    pace = _pace(settings.learning_rate, settings.weight_decay)
     optimizer = nnx.Optimizer(tower, pace, wrt=nnx.Param)
     shapes = content.text.shape[1], content.image.shape[1]
     wanted = (targets - mean) / scale
@@ -186,6 +187,12 @@ def fit(
             "texts or pictures"
         )
     return fitted
+
+
+@cache
+def _pace(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:
+    """Return AdamW; the same object for the same numbers, so that a step is compiled once."""
+    return optax.adamw(learning_rate, weight_decay=weight_decay)
 
 
 def _scale(table: Vectors) -> Vectors:

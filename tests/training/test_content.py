@@ -83,8 +83,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(weights: Path) -> Path:
-    """Return the folder of the same, exported."""
-    export(weights, weights / "exported", ["green tea", "teapots"], LENGTH)
+    """Return the folder of the same, as the command exports it."""
+    words = f"encode --weights {weights} --to {weights}/exported --length {LENGTH} --check"
+    done = CliRunner().invoke(app, words.split())
+    figures = json.loads(done.stdout)
+    assert figures["parity"] <= 1e-4
+    assert done.exit_code == (0 if figures["orders_right"] else 1)
     return weights / "exported"
 
 
@@ -471,8 +475,8 @@ def test_useless_catalogues_are_refused(tmp_path: Path) -> None:
         read_catalog(tmp_path / "empty.csv")
 
 
-def test_commands_encode_texts_and_extend_a_model(tmp_path: Path, weights: Path) -> None:
-    """From weights and a catalogue with texts and pictures to a folder, by two commands."""
+def test_command_extends_a_model(tmp_path: Path, encoder: Path) -> None:
+    """From a catalogue with texts and pictures, some of them missing, to a folder, by a command."""
     model = write_model(tmp_path / "model", item_ids=KNOWN)
     table = parameters(len(KNOWN))[0][2:]
     rng = np.random.default_rng(3)
@@ -486,16 +490,10 @@ def test_commands_encode_texts_and_extend_a_model(tmp_path: Path, weights: Path)
         item = encode(Item(item_id=item_id, title="tea" if row[0] > 0 else "pot"))
         lines.append(item[:-1] + b', "more": "green"}')
     (tmp_path / "items.jsonl").write_bytes(b"\n".join([*lines, b"no json"]))
-    runner = CliRunner()
-    to = ["--to", str(tmp_path / "encoder"), "--length", "8"]
-    encoded = runner.invoke(app, ["encode", "--weights", str(weights), "--check", *to])
-    figures = json.loads(encoded.stdout)
-    assert figures["parity"] <= 1e-4
-    assert encoded.exit_code == (0 if figures["orders_right"] else 1)
     words = f"extend {model} --catalog {tmp_path}/items.jsonl --to {tmp_path}/longer"
-    words += f" --encoder {tmp_path}/encoder --description more --images {tmp_path}/pictures"
+    words += f" --encoder {encoder} --description more --images {tmp_path}/pictures"
     words += f" --image-encoder {picture_graph(tmp_path / 'means.onnx')}"
-    done = runner.invoke(app, words.split())
+    done = CliRunner().invoke(app, words.split())
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert (said["added"], said["misfits"], said["without_content"]) == (20, 1, 0)
