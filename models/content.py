@@ -242,6 +242,7 @@ def _step(tower: Tower, optimizer: nnx.Optimizer[Tower], rows: Any, wanted: Any)
     def loss(model: Tower) -> jax.Array:
         return ((model.normed(rows) - wanted) ** 2).mean()
 
+    found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(tower)
     optimizer.update(tower, gradient)
     return found
@@ -249,4 +250,5 @@ def _step(tower: Tower, optimizer: nnx.Optimizer[Tower], rows: Any, wanted: Any)
 
 @nnx.jit
 def _said(tower: Tower, rows: Any) -> jax.Array:
-    return tower(rows)
+    said: jax.Array = tower(rows)
+    return said

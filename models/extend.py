@@ -236,7 +236,9 @@ def _own_vectors(items: Sequence[Item | None]) -> Vectors:
         )
     none = [0.0] * lengths.pop()
     found = np.array([(item and item.embedding) or none for item in items], np.float32)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    spans: Vectors = np.linalg.norm(found, axis=1, keepdims=True)
+    unit: Vectors = found / np.maximum(spans, 1e-12)
+    return unit
 
 
 # --- the folder -----------------------------------------------------------------------------------
@@ -330,7 +332,7 @@ def _contents(
             "catalogue that has the new ones"
         )
     content = catalog.content([*found.item_ids, *new], texts, pictures)
-    told = content.known.any(axis=1)
+    told: npt.NDArray[np.bool_] = content.known.max(axis=1)
     told[: len(before)] = True
     if told.sum() == len(before):
         raise ExtendError(

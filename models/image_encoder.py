@@ -103,7 +103,7 @@ def read(path: Path, size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """
     try:
         if path.suffix == ".npy":
-            pixels = np.load(path, allow_pickle=False)
+            pixels: npt.NDArray[Any] = np.load(path, allow_pickle=False)
             if pixels.ndim != COLOURS or pixels.shape[2] != COLOURS:
                 raise ValueError(f"it is an array {pixels.shape}, not (height, width, 3)")  # noqa: TRY301
             if pixels.dtype != np.uint8:
