@@ -318,7 +318,7 @@ all is *{best}* with {recalls[best]:.4f}; the best without the tower *{strongest
   purchases. On products held back it explains {figures["explained"][0]:.1%} of the first and
   {figures["explained"][1]:.1%} of the second.
 - **Judged** from then to the end of the year: the {figures["baskets"]:,} baskets that hold cold
-  products, {figures["cold_purchases"]:,} different ones in all. All cold products are ranked, also
+  products, {figures["cold_purchases"]:,} of them in all. All cold products are ranked, also
   those never sold; products of equal score count as the mean over all orders. Recall is the share
   of a basket's cold products among the first ten.
 - **Tower**: likeness of household and product, plus {figures["popularity_weight"]:g} times the

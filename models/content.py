@@ -240,7 +240,8 @@ def _explained(fitted: Fitted, rows: Vectors, targets: Vectors) -> list[float]:
 @nnx.jit
 def _step(tower: Tower, optimizer: nnx.Optimizer[Tower], rows: Any, wanted: Any) -> jax.Array:
     def loss(model: Tower) -> jax.Array:
-        return ((model.normed(rows) - wanted) ** 2).mean()
+        wrong: jax.Array = ((model.normed(rows) - wanted) ** 2).mean()
+        return wrong
 
     found: jax.Array
     found, gradient = nnx.value_and_grad(loss)(tower)

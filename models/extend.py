@@ -236,9 +236,8 @@ def _own_vectors(items: Sequence[Item | None]) -> Vectors:
         )
     none = [0.0] * lengths.pop()
     found = np.array([(item and item.embedding) or none for item in items], np.float32)
-    spans: Vectors = np.linalg.norm(found, axis=1, keepdims=True)
-    unit: Vectors = found / np.maximum(spans, 1e-12)
-    return unit
+    spans = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    return np.asarray(found / spans, np.float32)
 
 
 # --- the folder -----------------------------------------------------------------------------------
