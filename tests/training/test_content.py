@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.compress import Precision, compress
 from models.content import ITEMS_MIN, Content, ContentError, TowerSettings, fit, text_of
-from models.extend import Catalog, ExtendError, extend, read_catalog
+from models.extend import Catalog, extend, read_catalog
 from models.folder import probed
 from models.image_encoder import Images, of_items, read
+from models.longer import ExtendError
 from models.text_encoder import EncoderError, Sizes, TextEncoder, Texts, _named, export, load
 from models.variants import made_up
 from stream_app.clock import monotonic_seconds
