@@ -45,5 +45,14 @@ The served ranker, in the order of the work::
     registry.py   which model the workers use
     __main__.py   python -m models evaluate | export | benchmark, and those of other modules
 
+Items that nobody has bought yet, ranked by what they are::
+
+    text_encoder.py   a sentence encoder (BERT) from published weights, as ONNX; texts -> vectors
+    image_encoder.py  any encoder of pictures that is given as ONNX
+    encode.py         python -m models encode: writes the first, and checks that it understands
+    content.py        the content tower: vectors of text and picture -> rows of the ranker's tables
+    longer.py         rows for new items at the end of a graph's tables
+    extend.py         python -m models extend: a served model learns a catalogue's unseen items
+
 Nothing of ``stream_app`` imports this: an exported folder crosses over, no code.
 """

@@ -11,7 +11,18 @@ import msgspec
 import typer
 from rich.console import Console
 
-from models import benchmark, compress, data_commands, fit, registry, report, retrain, wrap
+from models import (
+    benchmark,
+    compress,
+    data_commands,
+    encode,
+    extend,
+    fit,
+    registry,
+    report,
+    retrain,
+    wrap,
+)
 from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
@@ -35,7 +46,7 @@ PARITY_REQUESTS = 500
 EVALUATION = "evaluation.json"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-for each in (data_commands, fit, compress, wrap, registry, retrain):
+for each in (data_commands, fit, compress, wrap, encode, extend, registry, retrain):
     app.registered_commands += each.app.registered_commands
 console = Console(stderr=True, width=100)
 
