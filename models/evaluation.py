@@ -44,7 +44,15 @@ class Evaluation(msgspec.Struct, frozen=True):
             "ranking": msgspec.to_builtins(self.rankings),
             "behavior": [msgspec.to_builtins(each.figures) for each in self.judgements],
             "unjudged": self.unjudged,
-            "training": msgspec.to_builtins(self.epochs),
+            "training": [
+                {
+                    "encoder_loss": each.encoder_loss,
+                    "head_loss": each.head_loss,
+                    "recall_at_10": each.validation.recall_at_10 if each.validation else None,
+                    "ndcg_at_10": each.validation.ndcg_at_10 if each.validation else None,
+                }
+                for each in self.epochs
+            ],
         }
 
 

@@ -10,14 +10,14 @@ import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sklearn import metrics
+from sklearn import config_context, metrics
 from sklearn.linear_model import LogisticRegression
 
 from models.replay import Partition
@@ -300,17 +300,15 @@ def quality(cases: Cases, probabilities: Floats, threshold: float) -> Quality:
 
 
 def _interval(cases: Cases, probabilities: Floats) -> tuple[float, float]:
+    if np.ptp(probabilities) == 0:  # says the same of everyone, whoever is drawn
+        return 0.5, 0.5
     _, owner = np.unique(cases.user, return_inverse=True)
     count = int(owner.max()) + 1
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=DRAWS)
-    areas: list[Any] = []
-    for draw in draws:
-        weights = draw[owner]
-        kept = weights > 0
-        areas.append(
-            metrics.roc_auc_score(
-                cases.happened[kept], probabilities[kept], sample_weight=weights[kept]
-            )
-        )
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # twice as fast
+        areas = [
+            metrics.roc_auc_score(cases.happened, probabilities, sample_weight=draw[owner])
+            for draw in draws
+        ]
     low, high = np.percentile(areas, [2.5, 97.5]).round(5).tolist()
     return low, high

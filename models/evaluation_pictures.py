@@ -16,7 +16,8 @@ from models.evaluation_ranking import MAIN, Interval, Ranking, Rankings
 from stream_app.config import DAY_MS
 from stream_app.ops.report_pictures import GREY, PALETTE
 
-_DPI = 100
+_DPI = 90
+_COLOURS = (*PALETTE, "#8B5A2B", "#000000", GREY)
 _STYLE: Any = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -45,7 +46,7 @@ def rankings(found: Rankings, folder: Path) -> list[str]:
 def behavior(found: Judgement, path: Path) -> str:
     """Draw ROC, precision and recall, calibration, gain, lift and loss over time of a kind."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 7), layout="constrained")
+        figure = Figure(figsize=(10, 6.4), layout="constrained")
         rows: Any = figure.subplots(2, 3)
         for axes, draw in zip(rows.flat, (_roc, _pr, _calibration, _gain, _lift), strict=False):
             draw(axes, found)
@@ -55,18 +56,14 @@ def behavior(found: Judgement, path: Path) -> str:
 
 
 def _save(figure: Figure, path: Path) -> str:
-    figure.savefig(path, dpi=_DPI, metadata={"Software": None})
+    figure.savefig(path, dpi=_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
     return path.name
 
 
 def _look(place: int) -> dict[str, Any]:
-    """Return colour, line and mark of the way at a place; the colours come round again dashed."""
-    return {
-        "color": PALETTE[place % len(PALETTE)],
-        "linestyle": "-" if place < len(PALETTE) else "--",
-        "marker": _MARKS[place % len(_MARKS)],
-        "markersize": 4,
-    }
+    """Return colour and mark of the way at a place."""
+    colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
+    return {"color": colour, "marker": mark, "markersize": 4}
 
 
 # --- rankings -------------------------------------------------------------------------------------
@@ -86,7 +83,7 @@ def _recall(found: Rankings, path: Path) -> str:
     left.set(xlabel="k, places shown", ylabel="recall@k", title="Recall, 95 % interval shaded")
     left.set_xticks((1, 5, 10, 15, 20))
     left.set_ylim(bottom=0)
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     right.set_yticks(range(len(found.models)), list(found.models))
     right.invert_yaxis()
     right.set(xlabel="recall@10", title="Recall@10, 95 % interval")
@@ -110,7 +107,7 @@ def _parts(found: Rankings, path: Path) -> str:
             axes.errorbar(at, value, (value - low, high - value), label=name, **look)
         axes.set_xticks(
             range(len(parts)),
-            [f"{part}\n({count:,})".replace(" ", "\n", 1) for part, count in parts.items()],
+            ["\n".join((*part.rsplit(" ", 1), f"({count:,})")) for part, count in parts.items()],
             fontsize=8,
         )
         axes.set_xlabel(_PARTS[kind])
