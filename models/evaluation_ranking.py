@@ -174,8 +174,8 @@ class _Sums:
         self.owner = np.repeat(np.arange(len(judged)), judged.basket_sizes)
         _, self._user = np.unique(judged.user, return_inverse=True)
         self._names: list[tuple[str, str]] = []
-        self._above: list[Floats] = []
-        self._below: list[Floats] = []
+        self._above: list[npt.NDArray[Any]] = []
+        self._below: list[npt.NDArray[Any]] = []
 
     def add(
         self, group: str, name: str, values: npt.NDArray[Any], weights: npt.NDArray[Any]

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from models import evaluation, report
 from models.baselines import BASELINES
@@ -178,15 +178,15 @@ def test_rankings_by_hand() -> None:
 
 def loyal_and_lost() -> Iterator[Event]:
     """Yield purchases of 14 users; each buys every 3, 4, ... days, then rests for 40 days."""
-    times = []
+    times: list[tuple[float, str]] = []
     for user in range(14):
         day, visits = 17_200.01 + user / 20, 0  # in 2017, never at midnight
         while day < 17_600:
             times.append((day, f"u{user}"))
             visits += 1
             day += 40 if visits % 6 == 0 else 3 + user % 7
-    for day, user in sorted(times):
-        yield purchase(user, day)
+    for at, name in sorted(times):
+        yield purchase(name, at)
 
 
 def processed() -> Iterator[Outputs]:
