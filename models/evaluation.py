@@ -291,8 +291,8 @@ bounds the recall. Nothing was trained on these weeks.
   before.
 - *formula* is what the stream answers with when it has no model.
 - *popularity*, *personal frequency* and *co-visitation* go by one thing that the stream counts, all
-  of them decayed: a share of all purchases, the user's own, and what came after the user's last ten
-  items; ties go by popularity.
+  of them decayed: a share of all purchases (at most 3 %, more are equal), the user's own, and what
+  came after the user's last ten items; ties go by popularity.
 - *logistic regression* and *boosted trees* were fitted to the candidates of the four weeks before,
   on the features that the ranker sees.
 - *SASRec alone* is the ranker's encoder without the head that weighs it with these features; it

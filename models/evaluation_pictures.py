@@ -175,7 +175,7 @@ def _calibration(axes: Axes, found: Judgement) -> None:
         axes.plot(said, happened, marker="o", markersize=4, **_line(place))
     axes.plot((0, 1), (0, 1), ":", color=GREY)
     axes.set(
-        xlabel="probability predicted, the mean of a tenth",
+        xlabel="predicted, mean of each tenth",
         ylabel="share that happened",
         title="Calibration",
     )
@@ -229,6 +229,6 @@ def _over_time(axes: Axes, found: Judgement) -> None:
     axes.set(
         xlabel="weeks since the first prediction",
         ylabel="log loss, nats",
-        title="Learning: each week's loss\n(dotted: the week's own base rate)",
+        title="Loss of each week\n(dotted: of its own base rate)",
     )
     axes.set_ylim(bottom=0)
