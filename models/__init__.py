@@ -31,9 +31,12 @@ The served ranker, in the order of the work::
     ranker_network.py  SASRec and a head that weighs what it says with the features
     baselines.py  the formula, a logistic regression, boosted trees: what the network must beat
     train.py      gradient descent with early stopping, checkpoints and curves
-    evaluate.py   how good rankings of candidates are: recall, hit rate, NDCG, with intervals
-    report.py     the table, curves and page of an evaluation
     demo_ranker.py  the demo's, from its shop's year
+    evaluate.py   how good rankings of candidates are: recall, NDCG, ..., with intervals
+    report.py     every way to rank the same candidates: scores, table, curves, page
+    evaluation.py the report on all that is learned: page, pictures, figures, made of
+                  evaluation_ranking.py (for whom, which items), evaluation_behavior.py (purchase
+                  and churn as the stream judged them), evaluation_pictures.py
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
     compress.py   the table of items as float16 or int8

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import jax.numpy as jnp
 import msgspec
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -16,6 +17,8 @@ from models import (
     compress,
     data_commands,
     encode,
+    evaluation,
+    evaluation_behavior,
     extend,
     fit,
     registry,
@@ -28,6 +31,7 @@ from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary
 from models.demo_ranker import BUILD, CHECKPOINT, RUN, SHOP_BEGINS_MS, TOKENS, VALIDATION_MS, Run
+from models.evaluation_ranking import read_shop
 from models.export import Card, export
 from models.folder import CARD
 from models.ranker_network import Ranker
@@ -58,20 +62,37 @@ def evaluate(
     folder: Folder = BUILD,
     *,
     write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
+    report_to: Annotated[
+        Path | None,
+        typer.Option("--report", help="a folder for one page with pictures on all that is learned"),
+    ] = None,
 ) -> None:
-    """Compare the ranker with the formula and fitted baselines on weeks that it never saw."""
+    """Compare the ranker with the formula and fitted baselines on weeks that it never saw.
+
+    A report says more of that, and judges the stream's own predictions, which takes minutes.
+    """
     requests, words, run, model = _read(folder)
-    found = report.compare(
-        model,
-        words,
-        requests.between(VALIDATION_MS, TEST_MS),
-        requests.between(TEST_MS, END_MS),
-    )
+    earlier, later = requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)
+    scores = report.score(model, words, earlier.before_baskets(), later.before_baskets())
+    found = report.compare(model, words, later, scores)
     console.print(found.table())
     figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}
     (folder / EVALUATION).write_bytes(msgspec.json.encode(figures))
     if write:
         report.write(found, figures, run.epochs)
+    if report_to is not None:
+        users = frozenset(map(str, np.unique(requests.user).tolist()))
+        console.print("report: the year of these households through the stream ...")
+        judged = evaluation.judge(
+            later.before_baskets(),
+            scores,
+            read_shop(CompleteJourney().events(users), TEST_MS),
+            evaluation_behavior.completejourney(run.partitions, users),
+            VALIDATION_MS,
+            run.epochs,
+            run.partitions,
+        )
+        console.print(f"{report_to}: {', '.join(evaluation.write(judged, report_to))}")
     print(msgspec.json.encode(figures).decode())
     if found.of("ranker").recall_at_10 <= found.of("formula").recall_at_10:
         console.print("the ranker is no better than the formula: do not export it")

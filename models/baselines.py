@@ -1,8 +1,9 @@
 """What the network must beat, on the same candidates and features.
 
-The formula is what the stream answers with when it has no model. The other two are fitted to the
-candidates of the training baskets: a logistic regression, and boosted trees (Ke et al., "LightGBM",
-NeurIPS 2017, in scikit-learn's form).
+The formula is what the stream answers with when it has no model. Popularity, personal frequency and
+co-visitation rank by one thing that the stream counts. The other two are fitted to the candidates
+of the training baskets: a logistic regression, and boosted trees (Ke et al., "LightGBM", NeurIPS
+2017, in scikit-learn's form).
 """
 
 from collections.abc import Callable
@@ -20,12 +21,29 @@ from stream_app.steps import FEATURE_NAMES
 
 Scores = npt.NDArray[np.float64]
 
+_TIE = 1e-6  # of what decides only among equals
+
 
 def formula(_: Requests, judged: Requests) -> Scores:
     """Return the scores of the fallback; (n, N)."""
     weights = np.array([FORMULA_WEIGHTS[name] for name in FEATURE_NAMES])
     scores: Scores = judged.features.astype(np.float64) @ weights
     return scores
+
+
+def popularity(_: Requests, judged: Requests) -> Scores:
+    """Return each candidate's decayed share of the partition's purchases; (n, N)."""
+    return _feature(judged, "popular_percent")
+
+
+def personal_frequency(_: Requests, judged: Requests) -> Scores:
+    """Return how often the user bought it, a decayed count; else what is popular stands first."""
+    return _feature(judged, "log_count") + _TIE * _feature(judged, "popular_percent")
+
+
+def co_visitation(_: Requests, judged: Requests) -> Scores:
+    """Return how often it came after the user's last ten items; else what is popular."""
+    return _feature(judged, "log_neighbour") + _TIE * _feature(judged, "popular_percent")
 
 
 def logistic_regression(training: Requests, judged: Requests) -> Scores:
@@ -39,6 +57,10 @@ def boosted_trees(training: Requests, judged: Requests) -> Scores:
     return _fitted(HistGradientBoostingClassifier(max_iter=200, random_state=0), training, judged)
 
 
+def _feature(judged: Requests, name: str) -> Scores:
+    return judged.features[..., FEATURE_NAMES.index(name)].astype(np.float64)
+
+
 def _fitted(model: object, training: Requests, judged: Requests) -> Scores:
     real = training.candidates != 0
     model.fit(training.features[real], training.bought[real])  # type: ignore[attr-defined]
@@ -49,6 +71,9 @@ def _fitted(model: object, training: Requests, judged: Requests) -> Scores:
 
 BASELINES: dict[str, Callable[[Requests, Requests], Scores]] = {
     "formula": formula,
+    "popularity": popularity,
+    "personal frequency": personal_frequency,
+    "co-visitation": co_visitation,
     "logistic regression": logistic_regression,
     "boosted trees": boosted_trees,
 }

@@ -207,7 +207,7 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
             rows[: len(request.items)] = request.features
         right = np.zeros(POOL_SIZE, np.bool_)
         right[: len(request.items)] = [item in items for item in request.items]
-        user.append(_number(basket.user))
+        user.append(user_number(basket.user))
         time_ms.append(request.arrival.time_ms)
         asked.append(request.asked)
         history.append(past)
@@ -229,7 +229,7 @@ def collect(pairs: Iterable[tuple[Request, Basket]]) -> Requests:
     )
 
 
-def _number(user: str) -> int:
+def user_number(user: str) -> int:
     """Return a user's number: the id if it is a small one, else 31 bits of its hash."""
     small = user.isdecimal() and len(user) < 10  # noqa: PLR2004 - digits that fit into 31 bits
     return int(user) if small else id_hash(user) & 0x7FFFFFFF

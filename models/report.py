@@ -4,9 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import matplotlib as mpl
 import msgspec
 import numpy as np
+import numpy.typing as npt
+from flax import nnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.baselines import BASELINES
@@ -17,7 +22,8 @@ from models.ranker_network import Ranker
 from models.train import Epoch, examples, predict
 
 RESULTS = Path("docs/results")
-FORMULA, RANKER, ONLINE = "formula", "ranker", "ranker and online re-scorer"
+FORMULA, ENCODER, RANKER = "formula", "SASRec alone", "ranker"
+ONLINE = "ranker and online re-scorer"
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -50,20 +56,56 @@ class Comparison(msgspec.Struct, frozen=True):
         return table
 
 
-def compare(
-    model: Ranker, vocabulary: Vocabulary, earlier: Requests, later: Requests
-) -> Comparison:
-    """Judge the ranker and the baselines, which are fitted on the four weeks before.
+class EncoderAlone(Ranker):
+    """A ranker without its head: what its encoder alone says of the candidates."""
 
-    The online re-scorer learns through these weeks too, and then through what is judged.
+    def __init__(self, whole: Ranker) -> None:
+        nnx.Module.__init__(self)
+        self.encoder = whole.encoder
+
+    def head(self, state: jax.Array, candidates: jax.Array, _: jax.Array) -> jax.Array:
+        """Return the scores; the features count for nothing."""
+        return self.encoder.scores(state, candidates)
+
+
+def score(
+    model: Ranker, vocabulary: Vocabulary, earlier: Requests, judged: Requests
+) -> dict[str, npt.NDArray[np.floating]]:
+    """Return the scores (n, N) of the judged requests by every way to rank; the formula first.
+
+    Baselines are fitted to the earlier requests, the four weeks before; the online re-scorer learns
+    through these too, and then through what is judged. Both are of requests before baskets.
     """
-    earlier, judged = earlier.before_baskets(), later.before_baskets()
-    both = [predict(model, examples(each, vocabulary, seed=0)) for each in (earlier, judged)]
-    scores: dict[str, Any] = {name: fit(earlier, judged) for name, fit in BASELINES.items()}
-    scores[RANKER] = both[1]
-    joined = earlier.followed_by(judged)
-    mean, scale = np.asarray(model.mean[...]), np.asarray(model.scale[...])
-    scores[ONLINE] = rescore(joined, np.concatenate(both), mean, scale)[len(earlier) :]
+    found: dict[str, npt.NDArray[np.floating]] = {}
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal
+    ) as bar:
+        for name, fit in bar.track(BASELINES.items(), description="baselines"):
+            found[name] = fit(earlier, judged)
+        task = bar.add_task("ranker", total=3)
+        both = []
+        for each in earlier, judged:
+            both.append(predict(model, examples(each, vocabulary, seed=0)))
+            bar.advance(task)
+        found[ENCODER] = predict(EncoderAlone(model), examples(judged, vocabulary, seed=0))
+        found[RANKER] = both[1]
+        mean, scale = np.asarray(model.mean[...]), np.asarray(model.scale[...])
+        joined = earlier.followed_by(judged)
+        found[ONLINE] = rescore(joined, np.concatenate(both), mean, scale)[len(earlier) :]
+        bar.advance(task)
+    return found
+
+
+def compare(
+    model: Ranker,
+    vocabulary: Vocabulary,
+    later: Requests,
+    scores: Mapping[str, npt.NDArray[np.floating]],
+) -> Comparison:
+    """Judge ways to rank by the scores of those of the later requests that baskets follow."""
+    judged = later.before_baskets()
     found = {
         name: quality(
             gains(each, judged.candidates, judged.bought, judged.basket_sizes), judged.user
@@ -174,8 +216,10 @@ products on average, which bounds the recall.
 {rows}
 
 - *formula*: what answers when there is no model.
+- *popularity*, *personal frequency*, *co-visitation*: one of the features alone.
 - *logistic regression*, *boosted trees*: fitted on the candidates of the four weeks before, on the
   same features.
+- *SASRec alone*: the ranker's encoder without its head.
 - *ranker*: SASRec and its head, trained on the weeks from 2017-03-01 to 2017-11-05; the last four
   of them decided when to stop, then it was trained again on all.
 - *ranker and online re-scorer*: River's logistic regression behind the ranker, beginning as the
