@@ -42,7 +42,7 @@ from models.variants import held
 from stream_app.errors import StreamAppError
 from stream_app.manifest import Data, read_folder
 from stream_app.ops.demo_shops import MODEL_FOLDER
-from stream_app.sources.completejourney import SOURCE
+from stream_app.sources.completejourney import SOURCE, CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 

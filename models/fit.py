@@ -49,10 +49,10 @@ class FitSettings(msgspec.Struct, frozen=True):
     """What to train: the settings that a run shares with none that differ in one of them."""
 
     network: Name = "sasrec"
-    width: int = 64
-    blocks: int = 2
-    dropout: float = 0.5
-    learning_rate: float = 1e-3
+    width: int | None = None  # None is what the network has by default, here and below
+    blocks: int | None = None
+    dropout: float | None = None
+    learning_rate: float | None = None
     places: int = 1024
     epochs: int = Patience().epochs_max
     patience: int = Patience().epochs
@@ -70,10 +70,10 @@ def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
     split: Annotated[Split, typer.Option(help="what is held back")] = "leave-one-out",
     types: TypesOption = TYPES_TEXT,
     item_events_min: ItemEventsOption = 1,
-    width: Annotated[int, typer.Option(min=2, help="of the vectors")] = 64,
-    blocks: Annotated[int, typer.Option(min=1, help="of sasrec and lrurec")] = 2,
-    dropout: Annotated[float, typer.Option(min=0, max=0.99, help="share")] = 0.5,
-    learning_rate: Annotated[float, typer.Option(min=0, help="of Adam")] = 1e-3,
+    width: Annotated[int | None, typer.Option(min=2, help="of the vectors")] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="of sasrec and lrurec")] = None,
+    dropout: Annotated[float | None, typer.Option(min=0, max=0.99, help="share")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, help="of Adam")] = None,
     places: Annotated[int, typer.Option(min=2, help="of histories in a step")] = 1024,
     epochs: Annotated[int | None, typer.Option(min=1, help="at most")] = None,
     patience: Annotated[int, typer.Option(min=1, help="epochs without a gain")] = Patience().epochs,
@@ -194,13 +194,10 @@ def picture(epochs: Sequence[Epoch], path: Path) -> None:
 def _next_item(network: Any) -> Callable[..., NextItem]:
     def build(settings: FitSettings, checkpoints: Checkpoints, spread: Spread | None) -> NextItem:
         how = NextItemSettings(
-            width=settings.width,
-            blocks=settings.blocks,
-            dropout=settings.dropout,
-            learning_rate=settings.learning_rate,
             places=settings.places,
             patience=Patience(settings.epochs, settings.patience),
             seed=settings.seed,
+            **_given(settings, width="width", blocks="blocks"),
         )
         return NextItem(network, how, checkpoints, spread)
 
@@ -210,15 +207,20 @@ def _next_item(network: Any) -> Callable[..., NextItem]:
 def _item_sets(kind: Any) -> Callable[..., ItemSets]:
     def build(settings: FitSettings, checkpoints: Checkpoints, _: Spread | None) -> ItemSets:
         how = kind(
-            hidden=settings.width,
-            dropout=settings.dropout,
-            learning_rate=settings.learning_rate,
             patience=Patience(settings.epochs, settings.patience),
             seed=settings.seed,
+            **_given(settings, width="hidden"),
         )
         return ItemSets(how, checkpoints)
 
     return build
+
+
+def _given(settings: FitSettings, **names: str) -> dict[str, Any]:
+    """Return what was asked for otherwise than by default, by the names that a network has."""
+    names |= {"dropout": "dropout", "learning_rate": "learning_rate"}
+    asked = {own: getattr(settings, name) for name, own in names.items()}
+    return {own: value for own, value in asked.items() if value is not None}
 
 
 _MODELS: dict[Name, Callable[..., NextItem | ItemSets]] = {
