@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import optax
 from flax import nnx
 
@@ -52,9 +53,9 @@ class CFGANSettings(msgspec.Struct, frozen=True):
 
     hidden: int = 128
     dropout: float = 0.5
-    zeros: float = 0.05
+    zeros: float = 0.2
     zeros_weight: float = 0.1
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-4
     users: int = 128
     patience: Patience = Patience()
     seed: int = 0
@@ -80,7 +81,7 @@ class ItemSets:
         histories = [np.unique(history) for history in data.learned if len(history)]
         size = max(min(settings.users, CELLS_MAX // data.items), 1)
         count = max(len(histories) // size, 1)
-        step, optimizers = self._start(data.items + FIRST_ITEM)
+        step, optimizers = self._start(_popularity(histories, data.items))
 
         def steps(epoch: int, begin: int) -> Iterator[jax.Array]:
             rng = np.random.default_rng([settings.seed, epoch])
@@ -116,14 +117,19 @@ class ItemSets:
         write_all_scores(lambda history: network(history)[:, FIRST_ITEM:], LENGTH_MAX, path)
 
     def _start(
-        self, tokens: int
+        self, popularity: npt.NDArray[np.float32]
     ) -> tuple[Callable[[Items, int], jax.Array], list[nnx.Optimizer[Any]]]:
-        """Make the network; return a step: histories, its number -> the loss; and optimizers."""
+        """Make the network; return a step: histories, its number -> the loss; and optimizers.
+
+        Of each token the share of the users who have it is where the network begins: (V,).
+        """
+        tokens, log_odds = len(popularity), jnp.log(popularity / (1 - popularity))
         settings, rngs = self.settings, nnx.Rngs(self.settings.seed)
         adam = optax.adam(settings.learning_rate)
         key = jax.random.key(settings.seed)
         if isinstance(settings, MultVAESettings):
             vae = self.network = MultVAE(tokens, settings.hidden, settings.width, rngs)
+            vae.bias[...] = log_odds
             optimizer = nnx.Optimizer(vae, adam, wrt=nnx.Param)
 
             def descend_vae(given: Items, number: int) -> jax.Array:
@@ -133,6 +139,7 @@ class ItemSets:
 
             return descend_vae, [optimizer]
         gan = self.network = CFGAN(tokens, settings.hidden, rngs)
+        gan.generator.bias[...] = log_odds
         generator = nnx.Optimizer(gan.generator, adam, wrt=nnx.Param)
         discriminator = nnx.Optimizer(gan.discriminator, adam, wrt=nnx.Param)
 
@@ -141,6 +148,13 @@ class ItemSets:
             return _gan_step(gan, generator, discriminator, given, settings, own_key)
 
         return descend_gan, [generator, discriminator]
+
+
+def _popularity(histories: Sequence[Items], items: int) -> npt.NDArray[np.float32]:
+    """Return the share of users who have each token, never 0 or 1; (V,)."""
+    counts = np.bincount(np.concatenate(histories) + FIRST_ITEM, minlength=items + FIRST_ITEM)
+    shares = (counts + 0.5) / (len(histories) + 1)
+    return shares.astype(np.float32)
 
 
 def _filled(histories: Sequence[Items]) -> Items:
