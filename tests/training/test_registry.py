@@ -1,25 +1,43 @@
 """``python -m models publish | promote | roll-back | shadow | list``, as one types them."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
+
+from models.__main__ import main
 from tests.onnx_model import NAME, flip_bit, write_model
 
 
-def models(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the models."""
-    return subprocess.run(
-        [sys.executable, "-m", "models", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+class Ran(NamedTuple):
+    """What a command came to."""
+
+    returncode: object
+    stdout: str
+    stderr: str
 
 
-def test_a_model_is_published_promoted_and_rolled_back(tmp_path: Path) -> None:
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def models(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command of the models: in this process, since each new one would load JAX again."""
+
+    def run(*arguments: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["models", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ran(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_a_model_is_published_promoted_and_rolled_back(models: Run, tmp_path: Path) -> None:
     """The commands say what they did, and `list --json` says what serves."""
     where = ("--registry", str(tmp_path / "registry"))
     for version in ("1", "2"):
@@ -34,7 +52,7 @@ def test_a_model_is_published_promoted_and_rolled_back(tmp_path: Path) -> None:
     assert models("promote", NAME, "2", *where).stdout == "tiny 2 serves now\n"
 
 
-def test_what_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+def test_what_cannot_be_is_one_sentence(models: Run, tmp_path: Path) -> None:
     """A damaged model and an unknown release are refused with what to do, and the exit code 2."""
     where = ("--registry", str(tmp_path / "registry"))
     folder = write_model(tmp_path / "model")
