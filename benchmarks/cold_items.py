@@ -325,8 +325,8 @@ all is *{best}* with {recalls[best]:.4f}; the best without the tower *{strongest
   popularity that the tower expects. The factor was chosen on the four weeks before and a twentieth
   of other products: Recall@10
   {", ".join(f"{value:.4f} with {key}" for key, value in figures["validation"].items())}.
-- **Width.** Looked at once, on validation, with a ridge regression in the tower's place: 64 numbers,
-  as the served network has, gave 0.0132, 512 gave 0.0255; popularity in category 0.0059.
+- **Width.** Looked at once, on validation, with a ridge regression in the tower's place: 64
+  numbers, as the served network has, gave 0.0132, 512 gave 0.0255; popularity in category 0.0059.
 - **Not the first attempt.** One with 64 numbers and a tenth of the products cold had been judged on
   these weeks before, at 1.1 times popularity in category. What was changed since was chosen on
   validation, but half of the products are those that had been looked at.

@@ -107,13 +107,13 @@ def test_what_became_of_recommendations_is_counted(observer: Observer) -> None:
 
 
 def test_each_source_has_a_label(observer: Observer) -> None:
-    """An item of all sources counts for each of the seven, and there are no other labels."""
+    """An item of all sources counts for each, and there are no other labels."""
     name = "stream_app_recommended_sources_total"
     labels = [{"event": "impression", "source": source} for source in SOURCES.values()]
     before = [value(name, **each) for each in labels]
     commit(observer, outputs(joined=[Joined("impression", 1, 255, named=True)]))
     after = [value(name, **each) for each in labels]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [1] * 7
+    assert [b - a for a, b in zip(before, after, strict=True)] == [1] * len(SOURCES)
     (family,) = metrics.SOURCES.collect()
     assert {sample.labels["source"] for sample in family.samples} <= set(SOURCES.values())
 
