@@ -37,6 +37,7 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 RECORDS = 6_000  # enough that 1,000 predictions of a kind are judged
 LIVE = 400  # events in a wave
 WAVES, WAVE_SECONDS = 2, 2.5  # each falls between other scrapes
+SCRAPES = 4  # that both workers answer in a row, one each second, before anything is asked
 WAIT_SECONDS = 60.0
 # As Grafana fills them in: all workers, and a range of several scrapes.
 VARIABLES = {"$instance": ".*", "$__rate_interval": "1m"}
@@ -194,6 +195,14 @@ def prometheus(
                 asyncio.run(produce(replay.settings, part, PARTITIONS))
                 send_live(live, (wave + 1) * LIVE)
                 time.sleep(WAVE_SECONDS)
+            # A worker on a busy machine misses scrapes; a rate takes two of them.
+            until(
+                lambda: (
+                    server.values(f"min_over_time(up[{SCRAPES}s])") == [1, 1]
+                    and sum(server.values("stream_app_lag_records")) == 0
+                ),
+                f"not all was scraped: {replay.said()} {live.said()}",
+            )
             yield server
     finally:
         for worker in workers:
