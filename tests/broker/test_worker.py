@@ -14,7 +14,7 @@ import pytest
 from kafka import TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
-from benchmarks.harness import judge, oracle, read_log
+from benchmarks.harness import committed, judge, oracle, read_log
 from stream_app.ops.demo_child import free_port
 from stream_app.runtime import topics
 from tests.broker.kafka import KafkaServer
@@ -42,7 +42,7 @@ def is_exact(stage: Scene) -> bool:
 def test_sigterm_commits_and_stops(kafka: KafkaServer, tmp_path: Path) -> None:
     """On SIGTERM in mid-stream a worker commits its batch and is gone within 5 s, with code 0."""
     stage = scene(kafka.bootstrap, "sigterm", tmp_path)
-    count = len(stage.send(8_000))
+    count = len(stage.send(4_000))
     worker = stage.worker()
     worker.start()
     assert stage.wait(500) >= 500
@@ -50,6 +50,7 @@ def test_sigterm_commits_and_stops(kafka: KafkaServer, tmp_path: Path) -> None:
     code = worker.end(signal.SIGTERM)
     assert time.monotonic() - began < STOP_SECONDS
     assert code == 0, stage.said()
+    assert committed(stage.settings) < count
     worker.start()
     assert stage.wait(count) == count
     worker.end()

@@ -15,6 +15,7 @@ from tests.sim.simulation import Simulation, simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_BY_ONE = 1
+EVENTS_OF_WORKERS = 6_000  # clients and a broker take most of the time here
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def _run(workers: int) -> list[tuple[object, ...]]:
         over = {"partitions": 4, "idle_tick_seconds": 0, "stages": SETTINGS.stages}
         over |= {"batch_records_max": 128}
         settings = plan.settings.model_copy(update=over | {"guarantee": "exactly_once"})
-        plan = msgspec.structs.replace(plan, events=EVENTS, warm_each=WARM_EACH)
+        plan = msgspec.structs.replace(plan, events=EVENTS_OF_WORKERS, warm_each=WARM_EACH)
         return msgspec.structs.replace(without_faults(plan), workers=workers, settings=settings)
 
     def inspect(simulation: Simulation) -> None:
