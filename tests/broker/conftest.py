@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.kafka import KafkaServer
+from tests.broker.kafka import SHORT_LIVED, KafkaServer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,5 +19,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """Start a Kafka for the whole session; tests keep apart by the names of their topics."""
-    with KafkaServer(tmp_path_factory.mktemp("kafka")) as server:
+    with KafkaServer(tmp_path_factory.mktemp("kafka"), java=SHORT_LIVED) as server:
         yield server

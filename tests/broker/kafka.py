@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,10 @@ from kafka.errors import KafkaError
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG4J = ROOT / "deploy" / "kafka" / "log4j2.yaml"
+
+# The simple compiler and collector spend a half of the CPU time on a server that lives for minutes,
+# and are slower on one that is to show what it can do: for tests, not for benchmarks.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 # Seconds. A start takes 5 on two idle cores, several times that on busy ones.
 START_TIMEOUT_SECONDS = 90.0
@@ -79,6 +83,8 @@ class KafkaServer:
         Further broker settings; they win over `SETTINGS`.
     heap_mib
         Java's heap, in MiB.
+    java
+        Further options of Java, such as `SHORT_LIVED`.
 
     Attributes
     ----------
@@ -93,10 +99,11 @@ class KafkaServer:
         folder: Path,
         settings: Mapping[str, str | int] | None = None,
         heap_mib: int = 400,
+        java: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.log_file = folder / "kafka.log"
-        self._heap_mib = heap_mib
+        self._options = (f"-Xmx{heap_mib}m", *java)
         self._properties = folder / "server.properties"
         self._data = folder / "data"
         broker_port, controller_port = _free_ports(2)
@@ -142,7 +149,7 @@ class KafkaServer:
         """
         assert self._process is None, "the server is running"
         self._format()
-        java = _java(f"-Xmx{self._heap_mib}m", "kafka.Kafka", str(self._properties))
+        java = _java(*self._options, "kafka.Kafka", str(self._properties))
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*_die_with_parent(), *java],
@@ -183,8 +190,7 @@ class KafkaServer:
         if (self._data / "meta.properties").exists():
             return
         tool = ("kafka.tools.StorageTool", "format", "--cluster-id", uuid.uuid4().hex)
-        # The simple compiler and collector start fastest; the tool runs for a second.
-        java = _java("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", *tool)
+        java = _java(*SHORT_LIVED, *tool)
         result = subprocess.run(
             [*java, "--config", str(self._properties)],
             check=False,

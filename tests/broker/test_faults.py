@@ -11,14 +11,15 @@ from benchmarks.harness import Sent, clicks, produce
 from stream_app.event import encode
 from stream_app.hashing import partition_for
 from stream_app.ops.demo_child import free_port
-from tests.broker.kafka import KafkaServer
+from tests.broker.kafka import SHORT_LIVED, KafkaServer
 from tests.broker.test_worker import is_exact
 from tests.broker.workers import PARTITIONS, Scene, scene
 
 
 def test_broker_restart_is_survived(tmp_path: Path) -> None:
     """A broker that is killed and comes back costs time, and nothing else."""
-    with KafkaServer(tmp_path / "kafka", {"broker.session.timeout.ms": 3000}) as kafka:
+    settings = {"broker.session.timeout.ms": 3000}
+    with KafkaServer(tmp_path / "kafka", settings, java=SHORT_LIVED) as kafka:
         stage = scene(kafka.bootstrap, "restart", tmp_path)
         count = len(stage.send(4_000))
         worker = stage.worker()
