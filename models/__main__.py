@@ -90,6 +90,9 @@ def evaluate(  # noqa: PLR0913, PLR0917 - an argument is an option
         int | None, typer.Option(min=1, help="of each network at most [default: 60, demo 20]")
     ] = None,
     width: Annotated[int | None, typer.Option(min=2, help="of the networks' vectors")] = None,
+    networks: Annotated[
+        str | None, typer.Option(help="some of sasrec,lrurec,mult-vae,cfgan [default: all]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of all chance")] = 0,
     *,
     write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
@@ -112,14 +115,15 @@ def evaluate(  # noqa: PLR0913, PLR0917 - an argument is an option
         width,
         epochs or (DEMO_EPOCHS if data is None else How().epochs),
         seed,
+        None if networks is None else tuple(map(str.strip, networks.split(","))),
     )
     if data is not None:
         if report_to is None:
             raise SourceError("give --report, the folder for what is found about --data")
-        networks = evaluation_networks.judge(read_log(Source(data, mapping)), data, how)
-        files = evaluation_page.write(Evaluation(networks=networks), report_to)
+        own = evaluation_networks.judge(read_log(Source(data, mapping)), Path(data).name, how)
+        files = evaluation_page.write(Evaluation(networks=own), report_to)
         console.print(f"{report_to}: {', '.join(files)}")
-        print(msgspec.json.encode(networks.summary()).decode())
+        print(msgspec.json.encode(own.summary()).decode())
         return
     requests, words, run, model = _read(folder)
     earlier, later = requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)

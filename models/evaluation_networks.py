@@ -6,7 +6,7 @@ mostly buy again what they bought before; that is left out here, and judged wher
 candidates are ranked. The split is temporal by default, so nobody learns from what came later.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from rich.console import Console
 
+from models.benchmark import UnknownModelError
 from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
 from models.data_card import TYPES, cuts, histories, leave_one_out, temporal
 from models.descent import Epoch, Patience
@@ -41,7 +42,7 @@ from stream_app.sources.completejourney import SOURCE, CompleteJourney
 # What of the demo's shop is judged: it takes a quarter of an hour on two cores.
 DEMO_HOUSEHOLDS, DEMO_ITEM_USERS_MIN, DEMO_EPOCHS = 1_000, 10, 20
 PERSONAL = "personal frequency"
-BASELINES = {
+BASELINES: dict[str, Callable[[], Recommender]] = {
     "popularity": Popularity,
     PERSONAL: PersonalFrequency,
     "forward co-visitation": CoVisitation,
@@ -50,7 +51,10 @@ BASELINES = {
 
 
 class How(msgspec.Struct, frozen=True):
-    """What of the data is judged, and how networks learn; ``width`` None is each one's default."""
+    """What of the data is judged, and which networks learn how.
+
+    ``width`` None is each one's default, ``networks`` None all.
+    """
 
     split: Split = "temporal"
     types: tuple[str, ...] = TYPES
@@ -58,6 +62,7 @@ class How(msgspec.Struct, frozen=True):
     width: int | None = None
     epochs: int = Patience().epochs_max
     seed: int = 0
+    networks: tuple[str, ...] | None = None
 
 
 class Networks(msgspec.Struct, frozen=True):
@@ -110,11 +115,14 @@ def judge(log: Log, name: str, how: How) -> Networks:
     SequencesError
         When the log is too short to be split so.
     """
-    console = Console(stderr=True)
+    console, networks = Console(stderr=True), chosen(how)
     log = news(log, how)
+    kinds = set(log.kind.tolist())
+    how = msgspec.structs.replace(
+        how, types=tuple(name for name in how.types if EVENT_TYPES.index(name) in kinds)
+    )
     data = (temporal if how.split == "temporal" else leave_one_out)(log, how.types)
     hashes = np.array([id_hash(item) for item in data.names], np.uint64)
-    networks = _networks(how)
     models: dict[str, Recommender] = {name: make() for name, make in BASELINES.items()}
     answers, seconds, left_out = dict[str, Answers](), dict[str, float](), dict[str, str]()
     for each, model in (models | networks).items():
@@ -134,7 +142,9 @@ def judge(log: Log, name: str, how: How) -> Networks:
         data.items,
         sum(map(len, data.learned)),
         *cuts(log),
-        compare(_asked(log, data, hashes, how), answers, BASELINES.keys() & answers),
+        compare(
+            _asked(log, data, hashes, how), answers, [each for each in BASELINES if each in answers]
+        ),
         seconds,
         {each: model.epochs for each, model in networks.items()},
         left_out,
@@ -217,14 +227,26 @@ def _asked(log: Log, data: Sequences, hashes: Hashes, how: How) -> Asked:
     )
 
 
-def _networks(how: How) -> dict[str, NextItem | ItemSets]:
+def chosen(how: How) -> dict[str, NextItem | ItemSets]:
+    """Return the networks asked for, untrained.
+
+    Raises
+    ------
+    UnknownModelError
+        When there is none of a name.
+    """
     patience, seed = Patience(how.epochs), how.seed
     width: dict[str, Any] = {} if how.width is None else {"width": how.width}
     hidden: dict[str, Any] = {} if how.width is None else {"hidden": how.width}
     next_item = NextItemSettings(patience=patience, seed=seed, **width)
-    return {
+    found: dict[str, NextItem | ItemSets] = {
         "Mult-VAE": ItemSets(MultVAESettings(patience=patience, seed=seed, **hidden)),
         "CFGAN": ItemSets(CFGANSettings(patience=patience, seed=seed, **hidden)),
         "LRURec": NextItem(LRURec, next_item),
         "SASRec": NextItem(SASRec, next_item),
     }
+    names = {name.lower(): name for name in found}
+    asked = names.keys() if how.networks is None else set(how.networks)
+    if not asked or asked - names.keys():
+        raise UnknownModelError(f"name some of {', '.join(names)} with --networks")
+    return {name: found[name] for key, name in names.items() if key in asked}

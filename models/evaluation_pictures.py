@@ -60,6 +60,7 @@ def learning(epochs: Mapping[str, Sequence[Epoch]], path: Path) -> str:
             best = int(np.argmax(ndcg))
             below.plot(best + 1, ndcg[best], "o", color="black", zorder=3)
             below.set(xlabel="epoch", ylim=(0, 1.1 * max(_highest(epochs), 1e-3)))
+            below.set_xlim(0.5, len(own) + 0.5)
             below.xaxis.set_major_locator(MaxNLocator(integer=True))
         rows[0, 0].set_ylabel("training loss, each its own")
         rows[1, 0].set_ylabel("NDCG@10 of validation")

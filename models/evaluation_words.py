@@ -114,7 +114,7 @@ there are.
 {parts}
 ### How the networks learned
 
-At most {epochs_max} epochs, and five without a gain; the best is kept.
+Training ends after {epochs_max} epochs, or five without a gain; the best one is kept.
 
 {learning}
 
