@@ -41,6 +41,7 @@ from stream_app.sources.completejourney import SOURCE, CompleteJourney
 
 # What of the demo's shop is judged: it takes a quarter of an hour on two cores.
 DEMO_HOUSEHOLDS, DEMO_ITEM_USERS_MIN, DEMO_EPOCHS = 1_000, 10, 20
+EPOCH_STEPS, USERS_MIN = 50, 8  # of networks of sets: steps that an epoch should have, users of one
 PERSONAL = "personal frequency"
 BASELINES: dict[str, Callable[[], Recommender]] = {
     "popularity": Popularity,
@@ -115,13 +116,14 @@ def judge(log: Log, name: str, how: How) -> Networks:
     SequencesError
         When the log is too short to be split so.
     """
-    console, networks = Console(stderr=True), chosen(how)
+    console = Console(stderr=True)
     log = news(log, how)
     kinds = set(log.kind.tolist())
     how = msgspec.structs.replace(
         how, types=tuple(name for name in how.types if EVENT_TYPES.index(name) in kinds)
     )
     data = (temporal if how.split == "temporal" else leave_one_out)(log, how.types)
+    networks = chosen(how, len(data.learned))
     hashes = np.array([id_hash(item) for item in data.names], np.uint64)
     models: dict[str, Recommender] = {name: make() for name, make in BASELINES.items()}
     answers, seconds, left_out = dict[str, Answers](), dict[str, float](), dict[str, str]()
@@ -227,8 +229,10 @@ def _asked(log: Log, data: Sequences, hashes: Hashes, how: How) -> Asked:
     )
 
 
-def chosen(how: How) -> dict[str, NextItem | ItemSets]:
+def chosen(how: How, users: int) -> dict[str, NextItem | ItemSets]:
     """Return the networks asked for, untrained.
+
+    Few users make small steps of networks of sets, or an epoch would be over after a few of them.
 
     Raises
     ------
@@ -239,6 +243,7 @@ def chosen(how: How) -> dict[str, NextItem | ItemSets]:
     width: dict[str, Any] = {} if how.width is None else {"width": how.width}
     hidden: dict[str, Any] = {} if how.width is None else {"hidden": how.width}
     next_item = NextItemSettings(patience=patience, seed=seed, **width)
+    hidden["users"] = min(max(users // EPOCH_STEPS, USERS_MIN), MultVAESettings().users)
     found: dict[str, NextItem | ItemSets] = {
         "Mult-VAE": ItemSets(MultVAESettings(patience=patience, seed=seed, **hidden)),
         "CFGAN": ItemSets(CFGANSettings(patience=patience, seed=seed, **hidden)),

@@ -91,7 +91,7 @@ def _summary(found: Evaluation) -> Iterator[list[str]]:
         other = max(areas.keys() - {best, TRUTH}, key=lambda name: areas[name])
         gap = f"{areas[best] - areas[other]:+.4f}"
         if TRUTH in areas:  # there is no rule, and a lead over a base rate says little
-            other, gap = f"{TRUTH}, the most possible", f"{areas[best] - areas[TRUTH]:+.4f}"
+            other, gap = f"{TRUTH}, which nobody beats", f"{areas[best] - areas[TRUTH]:+.4f}"
         yield [_heading(each), best, f"ROC AUC {areas[best]:.4f}", other, gap, ""]
 
 

@@ -107,8 +107,8 @@ def test_data_without_a_report_is_refused(tmp_path: Path) -> None:
 
 def test_all_four_networks_are_judged_by_default() -> None:
     """Without a choice each network is there, as wide as asked; an unknown name is refused."""
-    found = chosen(How(width=8))
+    found = chosen(How(width=8), USERS)
     assert set(found) == {"Mult-VAE", "CFGAN", "LRURec", "SASRec"}
-    assert set(chosen(How(networks=("sasrec", "cfgan")))) == {"SASRec", "CFGAN"}
+    assert set(chosen(How(networks=("sasrec", "cfgan")), USERS)) == {"SASRec", "CFGAN"}
     with pytest.raises(UnknownModelError, match="mult-vae"):
-        chosen(How(networks=("bert",)))
+        chosen(How(networks=("bert",)), USERS)
