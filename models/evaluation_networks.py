@@ -40,7 +40,7 @@ from stream_app.hashing import id_hash
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
 
 # What of the demo's shop is judged: it takes a quarter of an hour on two cores.
-DEMO_HOUSEHOLDS, DEMO_ITEM_USERS_MIN, DEMO_EPOCHS = 1_000, 10, 20
+DEMO_HOUSEHOLDS, DEMO_ITEM_USERS_MIN, DEMO_EPOCHS = 600, 10, 20
 EPOCH_STEPS, USERS_MIN = 50, 8  # of networks of sets: steps that an epoch should have, users of one
 PERSONAL = "personal frequency"
 BASELINES: dict[str, Callable[[], Recommender]] = {
