@@ -34,9 +34,11 @@ The served ranker, in the order of the work::
     demo_ranker.py  the demo's, from its shop's year
     evaluate.py   how good rankings of candidates are: recall, NDCG, ..., with intervals
     report.py     every way to rank the same candidates: scores, table, curves, page
-    evaluation.py the report on all that is learned: page, pictures, figures, made of
-                  evaluation_ranking.py (for whom, which items), evaluation_behavior.py (purchase
-                  and churn as the stream judged them), evaluation_pictures.py
+    evaluation.py the report on all that is learned: its parts; evaluation_ranking.py (for whom,
+                  which items), evaluation_networks.py (the networks alone, on any data, all items
+                  ranked), evaluation_behavior.py (purchase, comment, share and churn as the stream
+                  judged them); written by evaluation_page.py with evaluation_tables.py,
+                  evaluation_words.py and evaluation_pictures.py
     online.py     would an online re-scorer pay? measured, not served
     export.py     the ONNX file, its manifest and probes; parity of both
     compress.py   the table of items as float16 or int8

@@ -19,6 +19,8 @@ from models import (
     encode,
     evaluation,
     evaluation_behavior,
+    evaluation_networks,
+    evaluation_page,
     extend,
     fit,
     registry,
@@ -30,17 +32,28 @@ from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary
+from models.data_commands import DATA_HELP, TYPES_TEXT, MappingOption, TypesOption, chosen
 from models.demo_ranker import BUILD, CHECKPOINT, RUN, SHOP_BEGINS_MS, TOKENS, VALIDATION_MS, Run
+from models.evaluation import Evaluation, Judged
+from models.evaluation_networks import (
+    DEMO_EPOCHS,
+    DEMO_HOUSEHOLDS,
+    DEMO_ITEM_USERS_MIN,
+    Households,
+    How,
+)
 from models.evaluation_ranking import read_shop
 from models.export import Card, export
+from models.fit import Split
 from models.folder import CARD
 from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
 from models.sequences import read
+from models.sources import Source, SourceError, read_log
 from models.train import build, load
 from models.variants import held
 from stream_app.errors import StreamAppError
-from stream_app.manifest import Data, read_folder
+from stream_app.manifest import Data, read_folder, read_manifest
 from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
 from stream_app.stages.candidates import POOL_SIZE
@@ -58,19 +71,60 @@ Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie"
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - an argument is an option
     folder: Folder = BUILD,
-    *,
-    write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
     report_to: Annotated[
         Path | None,
         typer.Option("--report", help="a folder for one page with pictures on all that is learned"),
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help=f"report on networks for other data: {DATA_HELP}")
+    ] = None,
+    mapping: MappingOption = None,
+    split: Annotated[Split, typer.Option(help="what is held back")] = "temporal",
+    types: TypesOption = TYPES_TEXT,
+    item_events_min: Annotated[
+        int | None, typer.Option(min=1, help="rarer items are left out [default: 1, demo 10]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="of each network at most [default: 60, demo 20]")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=2, help="of the networks' vectors")] = None,
+    networks: Annotated[
+        str | None, typer.Option(help="some of sasrec,lrurec,mult-vae,cfgan [default: all]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
+    *,
+    write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
 ) -> None:
     """Compare the ranker with the formula and fitted baselines on weeks that it never saw.
 
-    A report says more of that, and judges the stream's own predictions, which takes minutes.
+    A report also judges each network beside every baseline among all items, and the stream's own
+    predictions, which takes a quarter of an hour or so. With --data it is of the networks alone.
+
+    For example:
+
+        python -m models evaluate --report report
+
+        python -m models evaluate --report report --data shop.csv --mapping rees46
     """
+    how = How(
+        split,
+        tuple(chosen(types)),
+        item_events_min or (DEMO_ITEM_USERS_MIN if data is None else 1),
+        width,
+        epochs or (DEMO_EPOCHS if data is None else How().epochs),
+        seed,
+        None if networks is None else tuple(map(str.strip, networks.split(","))),
+    )
+    if data is not None:
+        if report_to is None:
+            raise SourceError("give --report, the folder for what is found about --data")
+        own = evaluation_networks.judge(read_log(Source(data, mapping)), Path(data).name, how)
+        files = evaluation_page.write(Evaluation(networks=own), report_to)
+        console.print(f"{report_to}: {', '.join(files)}")
+        print(msgspec.json.encode(own.summary()).decode())
+        return
     requests, words, run, model = _read(folder)
     earlier, later = requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)
     scores = report.score(model, words, earlier.before_baskets(), later.before_baskets())
@@ -82,21 +136,34 @@ def evaluate(
         report.write(found, figures, run.epochs)
     if report_to is not None:
         users = frozenset(map(str, np.unique(requests.user).tolist()))
-        console.print("report: the year of these households through the stream ...")
-        judged = evaluation.judge(
+        judged = evaluation.judge_ranker(
             later.before_baskets(),
             scores,
             read_shop(CompleteJourney().events(users), TEST_MS),
-            evaluation_behavior.completejourney(run.partitions, users),
-            VALIDATION_MS,
             run.epochs,
             run.partitions,
+            (evaluation.version(model, TEST_MS), read_manifest(MODEL_FOLDER).version),
         )
-        console.print(f"{report_to}: {', '.join(evaluation.write(judged, report_to))}")
+        files = evaluation_page.write(_whole(judged, users, run.partitions, how), report_to)
+        console.print(f"{report_to}: {', '.join(files)}")
     print(msgspec.json.encode(figures).decode())
     if found.of("ranker").recall_at_10 <= found.of("formula").recall_at_10:
         console.print("the ranker is no better than the formula: do not export it")
         raise typer.Exit(1)
+
+
+def _whole(judged: Judged, users: frozenset[str], partitions: int, how: How) -> Evaluation:
+    """Return the demo's evaluation: of the ranker, of networks, and of the stream's predictions."""
+    some = frozenset(sorted(users)[:DEMO_HOUSEHOLDS])
+    name = f"{SOURCE}, {len(some):,} of {len(users):,} households"
+    networks = evaluation_networks.judge(read_log(Households(some)), name, how)
+    console.print("report: the year of these households through the stream ...")
+    cases = evaluation_behavior.completejourney(partitions, users)
+    judgements, few = evaluation.judge_behavior(cases, VALIDATION_MS, SOURCE)
+    console.print("report: the made-up shop through the stream ...")
+    made_up, middle_ms = evaluation_behavior.synthetic()
+    others, fewer = evaluation.judge_behavior(made_up, middle_ms, "a made-up shop")
+    return Evaluation(judged, networks, judgements + others, few + fewer)
 
 
 @app.command("export")

@@ -3,9 +3,11 @@
 A shop's events run through :func:`stream_app.pipeline.process`. Each prediction that waits for its
 outcome becomes a case once the stream has judged it, before it learned from it; beside it stands
 what a simple rule would have gone by. Rules are logistic regressions on one or two such numbers,
-fitted to the cases whose outcome was known before those that are judged.
+fitted to the cases whose outcome was known before those that are judged. Where a shop is made up,
+the probabilities that its events were drawn by stand beside them too: nobody can do better.
 """
 
+import math
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,23 +24,25 @@ from sklearn.linear_model import LogisticRegression
 
 from models.replay import Partition
 from stream_app.config import DAY_MS, StageSettings
-from stream_app.event import encode
+from stream_app.event import Event, Target, encode, to_ms
 from stream_app.hashing import partition_for
 from stream_app.judge import BEHAVIOR_THRESHOLD, Kind
 from stream_app.pipeline import Context, Outputs
 from stream_app.sources import Record
-from stream_app.sources.completejourney import CompleteJourney
+from stream_app.sources.completejourney import SOURCE, CompleteJourney
+from stream_app.sources.synthetic import SyntheticShop
 from stream_app.steps import Admitted, Due, Forecast, Judged
 
 # Nothing is recommended, which changes no prediction.
 FORETELLING = StageSettings(recommend_on=frozenset(), timer_jitter_minutes=0)
-STREAM, BASE_RATE = "the stream's learner", "base rate"
+STREAM, BASE_RATE, TRUTH = "the stream's learner", "base rate", "the truth"
 CHURN = "churn"
 # By target: what each rule goes by, columns of `Cases.days`.
 RULES: dict[str, dict[str, list[int]]] = {
     CHURN: {"recency": [0], "recency and mean gap": [0, 2]},
     "purchase": {"last gap": [1], "last and mean gap": [1, 2]},
 }
+SYNTHETIC_EVENTS = 60_000  # of the made-up shop
 DRAWS = 200  # of the bootstrap: scikit-learn takes a while for each
 _CASES_MIN = 20  # of each outcome, or there is nothing to judge
 _LABELS = ("label", "churn-label")  # kinds of timers that judge: of stage 5 and of stage 6
@@ -56,28 +60,34 @@ class Case(NamedTuple):
     probability: float
     happened: bool
     days: _Days
+    truth: float = math.nan
 
 
 class Cases(msgspec.Struct, frozen=True):
-    """Cases of one kind in the order of time; arrays of n, and (n, 3) for ``days``."""
+    """Cases of one kind in the order of time; arrays of n, and (n, 3) for ``days``.
+
+    ``truth`` has the probabilities that a made-up shop drew by; NaN where nobody knows them.
+    """
 
     user: npt.NDArray[np.str_]
     time_ms: npt.NDArray[np.int64]
     probability: Floats
     happened: npt.NDArray[np.bool_]
     days: Floats
+    truth: Floats
 
     @classmethod
     def of(cls, cases: Iterable[Case]) -> "Cases":
         """Return cases as arrays."""
         own = sorted(cases, key=lambda case: (case.time_ms, case.user))
-        user, time_ms, probability, happened, days = zip(*own, strict=True)
+        user, time_ms, probability, happened, days, truth = zip(*own, strict=True)
         return cls(
             np.array(user),
             np.array(time_ms, np.int64),
             np.array(probability, np.float64),
             np.array(happened, np.bool_),
             np.array(days, np.float64),
+            np.array(truth, np.float64),
         )
 
     def take(self, mask: npt.NDArray[np.bool_]) -> "Cases":
@@ -208,6 +218,33 @@ def _partition(
     )
 
 
+def synthetic(count: int = SYNTHETIC_EVENTS) -> tuple[dict[Kind, Cases], int]:
+    """Return the cases within sessions of the made-up shop's first events, and the middle's time.
+
+    Its records have no faults here.
+    """
+    truth: dict[tuple[str, int], Mapping[Target, float]] = {}
+    records: list[Record] = []
+    for entry in SyntheticShop().journal():
+        time_ms = to_ms(entry.timestamp)
+        if isinstance(entry, Event):
+            if len(records) == count:
+                break
+            records.append((entry.user_id.encode(), encode(entry), time_ms))
+        elif entry.event_id is not None:
+            truth[entry.user_id, time_ms] = entry.probabilities
+    horizon_ms = FORETELLING.horizon_ms(in_session=True)
+    found = {
+        kind: Cases.of(
+            case._replace(truth=truth[case.user, case.time_ms][kind.target])  # type: ignore[index]
+            for case in cases
+        )
+        for kind, cases in watch(records, 0, 1).items()
+        if kind.horizon_ms == horizon_ms
+    }
+    return found, to_ms(records[len(records) // 2][2] or 0)
+
+
 # --- how right it was -----------------------------------------------------------------------------
 
 
@@ -230,14 +267,20 @@ class Quality(msgspec.Struct, frozen=True):
 
 
 class Behavior(msgspec.Struct, frozen=True):
-    """One kind of prediction beside simple rules, on the same cases."""
+    """One kind of prediction of a shop beside simple rules, on the same cases.
 
+    The threshold is that of the settings, or ``chosen``: which gave the stream the best F1 on the
+    cases that rules are fitted to.
+    """
+
+    shop: str
     target: str
     horizon_ms: int
     cases: int
     users: int
     base_rate: float
     threshold: float
+    chosen: bool
     fitted_on: int
     models: dict[str, Quality]
 
@@ -252,34 +295,51 @@ class Judgement(msgspec.Struct, frozen=True):
     probabilities: Mapping[str, Floats]
 
 
-def judge(kind: Kind, cases: Cases, from_ms: int) -> Judgement | None:
+def judge(kind: Kind, cases: Cases, from_ms: int, shop: str = SOURCE) -> Judgement | None:
     """Judge a kind on the cases from a time on; None where there are too few of either outcome.
 
-    The rules are fitted to the cases whose horizon had closed by then.
+    The rules are fitted to the cases whose horizon had closed by then. Where the truth is known it
+    stands in their place, and the threshold is chosen: what happens in a session is rare, so that
+    nothing is more likely than not.
     """
     earlier = cases.take(cases.time_ms + kind.horizon_ms < from_ms)
     judged = cases.take(cases.time_ms >= from_ms)
     for each in earlier, judged:
         if min(int(each.happened.sum()), int((~each.happened).sum())) < _CASES_MIN:
             return None
-    said = {STREAM: judged.probability}
-    for name, columns in RULES.get(kind.target, {}).items():
+    said, true = {STREAM: judged.probability}, not np.isnan(judged.truth).any()
+    rules = {} if true else RULES.get(kind.target, {})
+    for name, columns in rules.items():
         rule = LogisticRegression()
         rule.fit(np.log1p(earlier.days[:, columns]), earlier.happened)
         said[name] = rule.predict_proba(np.log1p(judged.days[:, columns]))[:, 1]
+    if true:
+        said[TRUTH] = judged.truth
     said[BASE_RATE] = np.full(len(judged.happened), earlier.happened.mean())
     threshold = FORETELLING.churn_watch if kind.target == CHURN else BEHAVIOR_THRESHOLD
+    threshold = best_threshold(earlier) if true else threshold
     figures = Behavior(
+        shop,
         kind.target,
         kind.horizon_ms,
         len(judged.happened),
         len(np.unique(judged.user)),
         round(float(judged.happened.mean()), 5),
         threshold,
+        true,
         len(earlier.happened),
         {name: quality(judged, each, threshold) for name, each in said.items()},
     )
     return Judgement(kind, figures, cases, judged, said)
+
+
+def best_threshold(cases: Cases) -> float:
+    """Return from which of the stream's probabilities on F1 is best; there must be a case."""
+    precision, recall, thresholds = metrics.precision_recall_curve(
+        cases.happened, cases.probability
+    )
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return round(float(thresholds[int(np.argmax(f1[:-1]))]), 4)
 
 
 def quality(cases: Cases, probabilities: Floats, threshold: float) -> Quality:

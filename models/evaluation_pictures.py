@@ -8,9 +8,11 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from models.descent import Epoch
 from models.evaluation_behavior import BASE_RATE, STREAM, Judgement
 from models.evaluation_ranking import MAIN, Interval, Ranking, Rankings
 from stream_app.config import DAY_MS
@@ -30,17 +32,43 @@ _STYLE: Any = {
 }
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _BINS = 10
-_PARTS = {
-    "activity": "orders of the user before",
-    "age": "since the item was first bought",
-    "popularity": "times the item was bought before",
-}
 
 
-def rankings(found: Rankings, folder: Path) -> list[str]:
-    """Draw how good every way to rank is, and for whom; return the names of the files."""
+def rankings(
+    found: Rankings, folder: Path, names: Sequence[str], axes: Mapping[str, str]
+) -> list[str]:
+    """Draw how good every way to rank is, and for whom; return the names of the files.
+
+    ``names`` are those of both files, ``axes`` says what the parts of each kind go by.
+    """
+    recall, parts = (folder / name for name in names)
     with mpl.rc_context(_STYLE):
-        return [_recall(found, folder / "recall.png"), _parts(found, folder / "parts.png")]
+        return [_recall(found, recall), _parts(found, parts, axes)]
+
+
+def learning(epochs: Mapping[str, Sequence[Epoch]], path: Path) -> str:
+    """Draw loss and validation NDCG of every network over its epochs; losses differ in kind."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(2.8 * len(epochs), 4.8), layout="constrained")
+        rows: Any = figure.subplots(2, len(epochs), sharex="col", squeeze=False)
+        for place, (name, own) in enumerate(epochs.items()):
+            numbers, (above, below) = range(1, len(own) + 1), rows[:, place]
+            above.plot(numbers, [each.loss for each in own], **_look(place))
+            above.set_title(name)
+            ndcg = [each.ndcg_at_10 for each in own]
+            below.plot(numbers, ndcg, **_look(place))
+            best = int(np.argmax(ndcg))
+            below.plot(best + 1, ndcg[best], "o", color="black", zorder=3)
+            below.set(xlabel="epoch", ylim=(0, 1.1 * max(_highest(epochs), 1e-3)))
+            below.set_xlim(0.5, len(own) + 0.5)
+            below.xaxis.set_major_locator(MaxNLocator(integer=True))
+        rows[0, 0].set_ylabel("training loss, each its own")
+        rows[1, 0].set_ylabel("NDCG@10 of validation")
+        return _save(figure, path)
+
+
+def _highest(epochs: Mapping[str, Sequence[Epoch]]) -> float:
+    return max(each.ndcg_at_10 for own in epochs.values() for each in own)
 
 
 def behavior(found: Judgement, path: Path) -> str:
@@ -90,7 +118,7 @@ def _recall(found: Rankings, path: Path) -> str:
     return _save(figure, path)
 
 
-def _parts(found: Rankings, path: Path) -> str:
+def _parts(found: Rankings, path: Path, labels: Mapping[str, str]) -> str:
     figure = Figure(figsize=(12, 4.5), layout="constrained")
     shown: dict[str, Callable[[Ranking], dict[str, Interval]]] = {
         "activity": lambda each: each.activity,
@@ -110,7 +138,7 @@ def _parts(found: Rankings, path: Path) -> str:
             ["\n".join((*part.rsplit(" ", 1), f"({count:,})")) for part, count in parts.items()],
             fontsize=8,
         )
-        axes.set_xlabel(_PARTS[kind])
+        axes.set_xlabel(labels[kind])
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
     every[0].set_ylabel("recall@10, 95 % interval")

@@ -1,13 +1,14 @@
 """Every way to rank beside every other: accuracy, variety, and for whom and which items it holds.
 
-A request is a question before a basket; what it should show are the basket's items. Figures come
-with 95 % intervals of a bootstrap that draws users.
+A request is a question before a basket; what it should show are the basket's items. Where all items
+are ranked, the basket is the one item held back. Figures come with 95 % intervals of a bootstrap
+that draws users.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,11 +32,11 @@ from stream_app.event import Event
 from stream_app.hashing import id_hash
 
 NAMES = tuple(f"{measure}@{depth}" for depth in DEPTHS for measure in MEASURES)
-MAIN = "recall@10"
-LEAD = (MAIN, "ndcg@10")
+MAIN, BEST = "recall@10", "ndcg@10"  # what parts are told by; by what one way is better
+LEAD = (MAIN, BEST)
 # Where the parts begin that items are put into, the first apart, and what all are called.
 AGES_DAYS = (0, 28, 84, 182)
-AGES = ("never bought", "< 4 weeks", "4-12 weeks", "12-26 weeks", "> 26 weeks")
+AGES = ("never before", "< 4 weeks", "4-12 weeks", "12-26 weeks", "> 26 weeks")
 PURCHASES = (1, 10, 100, 1_000)
 POPULARITIES = ("0", "1-9", "10-99", "100-999", "1,000 or more")
 
@@ -55,11 +56,32 @@ class Shop(msgspec.Struct, frozen=True):
     lines: npt.NDArray[np.int64]
     orders: Mapping[int, npt.NDArray[np.int64]]
 
-    def places(self, hashes: Hashes) -> npt.NDArray[np.intp]:
-        """Return where items stand, one behind the last for those that nobody ever bought."""
-        found = np.searchsorted(self.items, hashes)
-        inside = found.clip(max=len(self.items) - 1)
-        return np.where(self.items[inside] == hashes, inside, len(self.items))
+
+class Asked(msgspec.Struct, frozen=True):
+    """Requests that every way answers, and what answers are weighed by.
+
+    ``user`` (n,) is who asks, ``sizes`` (n,) how many items the basket has, ``targets`` its items,
+    all baskets behind one another. ``items`` (I,) are hashes, rising, and ``lines`` (I,) how often
+    each was bought before. Parts are of requests (n,) or of targets, by kind and name.
+    """
+
+    user: npt.NDArray[np.integer]
+    sizes: npt.NDArray[np.int64]
+    targets: Hashes
+    items: Hashes
+    lines: npt.NDArray[np.int64]
+    of_requests: Mapping[str, Masks]
+    of_targets: Mapping[str, Masks]
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+class Answers(NamedTuple):
+    """What a way shows, best first, 0 for none, and whether it is in the basket; (n, places)."""
+
+    items: Hashes
+    right: npt.NDArray[np.bool_]
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -75,7 +97,7 @@ class Ranking(msgspec.Struct, frozen=True):
 
     ``measures`` are named ``recall@5``; ``novelty@10`` is the mean self-information, in bits, of
     the items among the first ten, ``coverage`` the share of the known items that ever stand there.
-    ``lead`` is what it has more of than the first way; ``curve`` the recall at 1, 2, ... places.
+    ``lead`` is what it has more of than the base; ``curve`` the recall at 1, 2, ... places.
     ``activity`` is the Recall@10 of requests by how often the user had ordered before; ``age`` and
     ``popularity`` the share of such items of the baskets that are among the first ten.
     """
@@ -92,16 +114,29 @@ class Ranking(msgspec.Struct, frozen=True):
 class Rankings(msgspec.Struct, frozen=True):
     """All ways by name, what they ranked, and how many requests or items each part has.
 
-    ``reachable`` is the share of a basket that is among the candidates, the mean over requests;
-    ``known`` counts the items bought before.
+    ``reachable`` is the share of a basket that is among what is ranked, the mean over requests;
+    ``known`` counts the items bought before; ``base`` is the way that the others are compared to.
     """
 
     requests: int
     users: int
     reachable: float
     known: int
+    base: str
     parts: dict[str, dict[str, int]]
     models: dict[str, Ranking]
+
+    @property
+    def best(self) -> str:
+        """The way with the highest NDCG@10."""
+        return max(self.models, key=lambda name: self.models[name].measures[BEST].value or 0.0)
+
+
+def places(items: Hashes, hashes: Hashes) -> npt.NDArray[np.intp]:
+    """Return where hashes stand among items, which rise; one behind the last for others."""
+    found = np.searchsorted(items, hashes)
+    inside = found.clip(max=len(items) - 1)
+    return np.where(items[inside] == hashes, inside, len(items))
 
 
 def read_shop(events: Iterable[Event], until_ms: int) -> Shop:
@@ -130,32 +165,62 @@ def read_shop(events: Iterable[Event], until_ms: int) -> Shop:
 
 
 def judge(judged: Requests, scores: Mapping[str, npt.NDArray[np.floating]], shop: Shop) -> Rankings:
-    """Judge every way to rank the candidates of requests, by their scores (n, N)."""
-    of_requests = {"activity": _terciles(_orders_before(judged, shop))}
-    of_targets = _item_parts(judged, shop)
-    known = shop.items[shop.lines > 0]
-    found: dict[str, Ranking] = {}
-    base: Floats | None = None
+    """Judge every way to rank the candidates of requests, by their scores (n, N).
+
+    The first is what the others are compared to.
+    """
+    asked = Asked(
+        judged.user,
+        judged.basket_sizes,
+        judged.targets,
+        shop.items,
+        shop.lines,
+        {"activity": terciles(_orders_before(judged, shop))},
+        _item_parts(judged, shop),
+    )
+    answers = {}
     for name, each in scores.items():
         shown = top(each, judged.candidates, DEPTHS[-1])  # (n, 20)
-        right = np.take_along_axis(judged.bought, shown, axis=1)
-        items = np.take_along_axis(judged.candidates, shown[:, :TOP], axis=1)  # (n, 10)
-        main = np.hstack([accuracy(right, judged.basket_sizes, depth) for depth in DEPTHS])
-        base = main if base is None else base
-        sums = _Sums(judged)
-        _add_measures(sums, judged, right, main, main - base)
-        _add_novelty(sums, items, shop)
-        sums.add_parts(of_requests, main[:, NAMES.index(MAIN)])
-        sums.add_parts(of_targets, (items[sums.owner] == judged.targets[:, None]).any(axis=1))
+        answers[name] = Answers(
+            np.take_along_axis(judged.candidates, shown, axis=1),
+            np.take_along_axis(judged.bought, shown, axis=1),
+        )
+    reachable = float((judged.bought.sum(axis=1) / judged.basket_sizes).mean())
+    return compare(asked, answers, list(scores)[:1], reachable)
+
+
+def compare(
+    asked: Asked, answers: Mapping[str, Answers], bases: Collection[str], reachable: float = 1.0
+) -> Rankings:
+    """Judge answers by the name of who gave them.
+
+    They are compared to the best of ``bases``, by NDCG@10.
+    """
+    main = {
+        name: np.hstack([accuracy(each.right, asked.sizes, depth) for depth in DEPTHS])
+        for name, each in answers.items()
+    }
+    base = max(bases, key=lambda name: float(main[name][:, NAMES.index(BEST)].mean()))
+    known = asked.items[asked.lines > 0]
+    found: dict[str, Ranking] = {}
+    for name, each in answers.items():
+        items = each.items[:, :TOP]  # (n, 10)
+        sums = _Sums(asked)
+        _add_measures(sums, asked, each.right, main[name], main[name] - main[base])
+        _add_novelty(sums, items, asked)
+        sums.add_parts(asked.of_requests, main[name][:, NAMES.index(MAIN)])
+        sums.add_parts(asked.of_targets, (items[sums.owner] == asked.targets[:, None]).any(axis=1))
         found[name] = Ranking(coverage=round(coverage(items, known), 5), **sums.intervals())
+    parts = {**asked.of_requests, **asked.of_targets}
     return Rankings(
-        len(judged),
-        len(np.unique(judged.user)),
-        round(float((judged.bought.sum(axis=1) / judged.basket_sizes).mean()), 5),
+        len(asked),
+        len(np.unique(asked.user)),
+        round(reachable, 5),
         len(known),
+        base,
         {
             kind: {part: int(mask.sum()) for part, mask in masks.items()}
-            for kind, masks in (of_requests | of_targets).items()
+            for kind, masks in parts.items()
         },
         found,
     )
@@ -170,9 +235,9 @@ class _Sums:
     ``owner`` has for each item of a basket the place of its request.
     """
 
-    def __init__(self, judged: Requests) -> None:
-        self.owner = np.repeat(np.arange(len(judged)), judged.basket_sizes)
-        _, self._user = np.unique(judged.user, return_inverse=True)
+    def __init__(self, asked: Asked) -> None:
+        self.owner = np.repeat(np.arange(len(asked)), asked.sizes)
+        _, self._user = np.unique(asked.user, return_inverse=True)
         self._names: list[tuple[str, str]] = []
         self._above: list[npt.NDArray[Any]] = []
         self._below: list[npt.NDArray[Any]] = []
@@ -203,22 +268,22 @@ class _Sums:
 
 
 def _add_measures(
-    sums: _Sums, judged: Requests, right: npt.NDArray[np.bool_], main: Floats, ahead: Floats
+    sums: _Sums, asked: Asked, right: npt.NDArray[np.bool_], main: Floats, ahead: Floats
 ) -> None:
     """Add accuracy at every depth, the lead over another way, and the curve of the recall."""
-    one = np.ones(len(judged))
+    one = np.ones(len(asked))
     for name, column, more in zip(NAMES, main.T, ahead.T, strict=True):
         sums.add("measures", name, column, one)
         if name in LEAD:
             sums.add("lead", name, more, one)
-    for place, column in enumerate((right.cumsum(axis=1) / judged.basket_sizes[:, None]).T, 1):
+    for place, column in enumerate((right.cumsum(axis=1) / asked.sizes[:, None]).T, 1):
         sums.add("curve", str(place), column, one)
 
 
-def _add_novelty(sums: _Sums, items: Hashes, shop: Shop) -> None:
+def _add_novelty(sums: _Sums, items: Hashes, asked: Asked) -> None:
     """Add the mean self-information of the items shown."""
-    lines = np.append(shop.lines, 0)
-    bits = self_information(lines, max(int(lines.sum()), 1))[shop.places(items)]
+    lines = np.append(asked.lines, 0)
+    bits = self_information(lines, max(int(lines.sum()), 1))[places(asked.items, items)]
     count = (items != 0).sum(axis=1)
     mean = np.where(items == 0, 0.0, bits).sum(axis=1) / np.maximum(count, 1)
     sums.add("measures", "novelty@10", mean, count)
@@ -238,8 +303,8 @@ def _orders_before(judged: Requests, shop: Shop) -> npt.NDArray[np.int64]:
     )
 
 
-def _terciles(orders: npt.NDArray[np.int64]) -> Masks:
-    """Return three parts with about as many requests each, by orders before."""
+def terciles(orders: npt.NDArray[np.int64]) -> Masks:
+    """Return three parts with about as many requests each, by how much was ordered before."""
     low, high = np.quantile(orders, [1 / 3, 2 / 3]).astype(int).tolist()
     masks = {
         f"up to {low}": orders <= low,
@@ -251,12 +316,17 @@ def _terciles(orders: npt.NDArray[np.int64]) -> Masks:
 
 def _item_parts(judged: Requests, shop: Shop) -> dict[str, Masks]:
     """Return parts of the items in the baskets, by age as of the request and by popularity."""
-    places = shop.places(judged.targets)
+    own = places(shop.items, judged.targets)
     since = np.repeat(judged.time_ms, judged.basket_sizes)
-    age = since - np.append(shop.first_ms, np.iinfo(np.int64).max)[places]
+    age_ms = since - np.append(shop.first_ms, np.iinfo(np.int64).max)[own]
+    return item_parts(age_ms, np.append(shop.lines, 0)[own])
+
+
+def item_parts(age_ms: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]) -> dict[str, Masks]:
+    """Return parts of items by their ages, negative for what is new, and by how often bought."""
     return {
-        "age": _binned(age / DAY_MS, AGES_DAYS, AGES),
-        "popularity": _binned(np.append(shop.lines, 0)[places], PURCHASES, POPULARITIES),
+        "age": _binned(age_ms / DAY_MS, AGES_DAYS, AGES),
+        "popularity": _binned(lines, PURCHASES, POPULARITIES),
     }
 
 

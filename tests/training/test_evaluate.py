@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from models import evaluation, report
+from models import evaluation, evaluation_page, report
 from models.baselines import BASELINES
 from models.data import Requests
 from models.evaluate import (
@@ -25,7 +26,17 @@ from models.evaluate import (
     self_information,
     top,
 )
-from models.evaluation_behavior import FORETELLING, STREAM, Case, Cases, Watcher
+from models.evaluation import Evaluation
+from models.evaluation_behavior import (
+    FORETELLING,
+    STREAM,
+    TRUTH,
+    Case,
+    Cases,
+    Watcher,
+    best_threshold,
+    synthetic,
+)
 from models.evaluation_behavior import judge as judge_behavior
 from models.evaluation_behavior import quality as behavior_quality
 from models.evaluation_ranking import judge as judge_ranking
@@ -33,10 +44,11 @@ from models.evaluation_ranking import read_shop
 from models.replay import Partition
 from models.train import Epoch, TrainSettings, build
 from stream_app.config import DAY_MS
-from stream_app.event import Event, encode
+from stream_app.event import Event, encode, to_ms
 from stream_app.hashing import id_hash
 from stream_app.judge import Judge, Kind
 from stream_app.pipeline import Context, Outputs
+from stream_app.sources.synthetic import SyntheticShop
 from stream_app.steps import FEATURE_NAMES
 from tests.training.shop import ITEMS, VOCABULARY, requests
 
@@ -162,9 +174,9 @@ def test_rankings_by_hand() -> None:
     assert first.measures["novelty@10"].value == pytest.approx(np.mean(bits), abs=1e-5)
     assert found.parts["activity"] == {"up to 4": 1, "over 8": 1}
     assert first.activity["over 8"].value == pytest.approx(2 / 3, abs=1e-5)
-    ages = {"never bought": 2, "< 4 weeks": 1, "4-12 weeks": 1, "12-26 weeks": 0, "> 26 weeks": 0}
+    ages = {"never before": 2, "< 4 weeks": 1, "4-12 weeks": 1, "12-26 weeks": 0, "> 26 weeks": 0}
     assert found.parts["age"] == ages
-    assert first.age["never bought"].value == 0.5, "c is proposed, e is not"
+    assert first.age["never before"].value == 0.5, "c is proposed, e is not"
     assert first.age["> 26 weeks"].value is None
     assert {name: each for name, each in found.parts["popularity"].items() if each} == {
         "0": 2,
@@ -238,6 +250,7 @@ def cases(count: int = 400) -> Cases:
         chance,
         rng.random(count) < chance,
         np.column_stack([1 / (chance + 0.01), rng.random(count), rng.random(count)]),
+        np.full(count, np.nan),
     )
 
 
@@ -249,6 +262,7 @@ def test_predictions_by_hand() -> None:
         np.array([0.8, 0.6, 0.4, 0.2]),
         np.array([True, False, True, False]),
         np.zeros((4, 3)),
+        np.full(4, np.nan),
     )
     found = behavior_quality(few, few.probability, 0.5)
     assert found.roc_auc == 0.75
@@ -257,6 +271,8 @@ def test_predictions_by_hand() -> None:
     assert found.average_precision == pytest.approx((1 + 2 / 3) / 2, abs=1e-5)
     assert found.brier == pytest.approx((0.04 + 0.36 + 0.36 + 0.04) / 4)
     assert found.log_loss == pytest.approx(-np.log([0.8, 0.4, 0.4, 0.8]).mean(), abs=1e-5)
+    # From 0.8 on it is 2/3, from 0.6 on 1/2, from 0.4 on 4/5, and 2/3 for all.
+    assert best_threshold(few) == 0.4
 
 
 def test_rules_are_fitted_to_what_was_known() -> None:
@@ -267,6 +283,28 @@ def test_rules_are_fitted_to_what_was_known() -> None:
     assert found.figures.threshold == FORETELLING.churn_watch
     assert found.figures.models["base rate"].roc_auc == 0.5
     assert judge_behavior(Kind("churn", 28 * DAY_MS), cases(), from_ms=30 * DAY_MS) is None
+
+
+def test_made_up_cases_know_the_truth() -> None:
+    """What came of a comment or share foretold is in the events, and the truth tells it best."""
+    found, middle_ms = synthetic(3_000)
+    assert {kind.target for kind in found} == {"purchase", "comment", "share"}
+    times: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in islice(SyntheticShop().events(), 3_000):
+        times[event.user_id, event.type].append(to_ms(event.timestamp))
+    for kind, own in found.items():
+        assert kind.horizon == "30m"
+        assert np.isfinite(own.truth).all()
+        if kind.target != "purchase":  # of which the rest of an order does not count
+            for user, time_ms, happened in zip(own.user, own.time_ms, own.happened, strict=True):
+                soon = [at for at in times[user, kind.target] if 0 < at - time_ms <= 1_800_000]
+                assert happened == bool(soon)
+    (bought,) = (kind for kind in found if kind.target == "purchase")
+    judged = judge_behavior(bought, found[bought], middle_ms, "a made-up shop")
+    assert judged is not None
+    assert judged.figures.chosen
+    models = judged.figures.models
+    assert models[TRUTH].roc_auc > models[STREAM].roc_auc > 0.5
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -292,14 +330,20 @@ def test_report_has_every_model_and_picture(tmp_path: Path) -> None:
         judged.user,
     )
     epochs = [Epoch(8.0, 1.2, own), Epoch(7.0, 1.1, own)]
-    found = evaluation.judge(judged, scores, shop, kinds, 60 * DAY_MS, epochs, partitions=4)
-    files = evaluation.write(found, tmp_path)
+    versions = "2017-11-05.d4e5f6a7", "2017-11-05.0a1b2c3d"
+    ranked = evaluation.judge_ranker(judged, scores, shop, epochs, 4, versions)
+    judgements, few = evaluation.judge_behavior(kinds, 60 * DAY_MS, "shop")
+    found = Evaluation(ranked, None, judgements, few)
+    files = evaluation_page.write(found, tmp_path)
     page = (tmp_path / "index.md").read_text("utf-8")
     for name in (*scores, STREAM, "last and mean gap"):
         assert f"| {name} |" in page
     for measure in MEASURES:
         assert f"{measure}@20" in page
-    assert "Buys nothing for 28 days\n\nToo few cases" in page
+    assert "Buys nothing for 28 days: shop\n\nToo few cases" in page
+    assert f"`sasrec-head`, version {versions[0]}, which" in page
+    assert "not the one that the package carries, 2017-11-05.0a1b2c3d" in page
+    assert f"| {ranked.rankings.best} | NDCG@10 " in page.split("\n## ")[0]
     pictures = set(re.findall(r"!\[.+?\]\((.+?)\)", page))
     assert pictures == {"recall.png", "parts.png", "purchase-7d.png", "training.png"}
     assert pictures < set(files)
@@ -307,4 +351,4 @@ def test_report_has_every_model_and_picture(tmp_path: Path) -> None:
     figures: dict[str, Any] = json.loads((tmp_path / "evaluation.json").read_bytes())
     ranker = figures["ranking"]["models"][report.RANKER]
     assert ranker["measures"]["recall@10"]["value"] == own.recall_at_10
-    assert figures["behavior"][0]["models"].keys() == found.judgements[0].figures.models.keys()
+    assert figures["behavior"][0]["models"].keys() == judgements[0].figures.models.keys()

@@ -10,6 +10,7 @@ import pytest
 
 from models import export as exporting
 from models.evaluate import gains
+from models.evaluation import version
 from models.export import Card, ParityError, export
 from models.ranker_network import Ranker
 from models.train import Epoch, TrainSettings, build, examples, load, predict, train
@@ -120,6 +121,7 @@ def test_the_stream_loads_what_was_exported_and_scores_the_same(
     )
     assert served.manifest.features == FEATURE_NAMES
     assert served.version.startswith("2017-02-01.")
+    assert served.version == version(model, int(CARD.data.until.timestamp() * 1000))
     wanted = predict(model, examples(sample, VOCABULARY, seed=0))
     for row in range(len(sample)):
         real = sample.candidates[row] != 0
