@@ -120,6 +120,7 @@ _TYPE_WORDS: tuple[tuple[str, str], ...] = (
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(\.\d{3})*,\d{1,2}")
+_FRACTION = re.compile(r"[+-]?\d+[.,]\d+")
 _ZONE = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)$")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)?(\.\d+)?")
 
@@ -243,7 +244,7 @@ def candidates(columns: Iterable[Column], name: str) -> list[Column]:
     found = []
     for place, column in enumerate(columns):
         number = number_form(column) is not None
-        fractions = number and any("." in text or "," in text for text in column.texts())
+        fractions = any(_FRACTION.fullmatch(text) for text in column.texts())
         repeats = len(column.values) < column.filled
         if name == "price":
             if number:
