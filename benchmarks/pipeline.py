@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
         (RESULTS / f"{name}.md").write_text(report.to_markdown(figures))
-        if figures.rates is not None:
+        if figures.rates is not None and report.is_of_peers(figures):
             report.plot(figures.rates, RESULTS / report.PLOT)
     print(json.dumps(document))
 

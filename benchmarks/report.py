@@ -18,6 +18,8 @@ from benchmarks.peers import ABOUT, Peer
 from benchmarks.rates import LOOP, WAYS, Rates
 
 PLOT = "peers.png"
+_TITLE = "What it costs, how fast it is, how long one waits"
+_SINGLY = "pipeline.md#in-process-by-the-size-of-a-batch"
 _HOW_POINT = re.compile(r"\n- \*\*")
 COLUMNS = 100
 MIB = 1024 * 1024
@@ -212,16 +214,23 @@ def _holds_figures(rows: Sequence[Sequence[str]], place: int) -> bool:
 
 
 def to_markdown(figures: Figures) -> str:
-    """Return the document that stands in `docs/results`."""
-    parts = ["# What it costs, how fast it is, how long one waits", _how(figures)]
+    """Return the document that stands in `docs/results`; the plot is of the page of peers."""
+    of_peers = is_of_peers(figures)
+    title = "Beside a bare loop and other frameworks" if of_peers else _TITLE
+    parts = [f"# {title}", _how(figures)]
     for title, headings, rows in _rows(figures):
         marks = ["--:" if _holds_figures(rows, n) else "---" for n in range(len(headings))]
         lines = [headings, marks, *rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"## {title}\n\n{table}")
-        if title.startswith("Kafka and peers"):
+        if title.startswith("Kafka and peers") and of_peers:
             parts.append(f"![Rates beside the bare loop's]({PLOT})")
     return "\n\n".join(parts) + "\n"
+
+
+def is_of_peers(figures: Figures) -> bool:
+    """Whether only rates were measured, those of peers too: a page of its own."""
+    return figures.in_process is None
 
 
 def plot(found: Rates, path: Path) -> None:
@@ -236,10 +245,13 @@ def plot(found: Rates, path: Path) -> None:
     above = [way.ratio_spread[1] - way.ratio for way in ways]
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(names) + 1.2))
     colours = ["C1" if name in tuple(Peer) else "C0" for name in names]
-    axis.barh(range(len(names)), ratios, xerr=(below, above), color=colours, capsize=4)
+    bars = axis.barh(range(len(names)), ratios, xerr=(below, above), color=colours, capsize=4)
     axis.set_yticks(range(len(names)), [ABOUT[name].title for name in names])
     axis.invert_yaxis()
-    axis.axvline(1.0, color="grey", linestyle="--")
+    loop = axis.axvline(1.0, color="grey", linestyle="--")
+    first_peer = colours.index("C1") if "C1" in colours else 0
+    meant = {"the bare loop": loop, "a worker": bars[0], "others": bars[first_peer]}
+    axis.legend(meant.values(), meant.keys(), loc="lower right")
     axis.set(xlabel=f"events/s beside the bare loop's; {found.events:,} events, the same outputs")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -262,7 +274,7 @@ def _where(found: Rates | None) -> str:
 def _how(figures: Figures) -> str:
     """Return how all of this was measured."""
     repeats = figures.rates.repeats if figures.rates else 1
-    options = " --only rates peers" if figures.in_process is None else ""
+    options = " --only rates peers" if is_of_peers(figures) else ""
     head, *points = _HOW_POINT.split(_all_of_how(figures, repeats, options))
     left_out = {
         "In process": figures.in_process is None,
@@ -303,8 +315,9 @@ Kafka, producer, reader and worker, so rates and waits are theirs together; comp
   {version("faust-streaming")} on its aiokafka transport, in the settings that they come with but
   for the guarantee. They call the same `next_batch` and `process` on the same state, one record at
   a time, because one record at a time is what they hand out; batches of one cost more
-  (above). Each run must store the same outputs as the loop, byte for byte: ids, keys, values,
-  headers and partitions are compared, and that each peer has committed all of its input. Without
+  ([measured in process]({_SINGLY})). Each run must
+  store the same outputs as the loop, byte for byte: ids, keys, values, headers and partitions
+  are compared, and that each peer has committed all of its input. Without
   *rows* a peer keeps the state in its memory and nowhere else, as the loop does; with *rows* it
   also writes what each record has changed to its own store: Quix once a commit and row, Faust
   each time. A worker can restore its state and does so in tests; a peer's restart is not measured.

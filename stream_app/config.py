@@ -31,7 +31,16 @@ from stream_app.errors import ConfigError
 
 DAY_MS = 86_400_000
 Guarantee = Literal["exactly_once", "at_least_once"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+_NAME = r"^[A-Za-z0-9._-]{1,200}$"
+_PREFIX = r"^[A-Za-z0-9._-]{0,100}$"
+_BROKERS = r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$"
+# What is asked for, in words.
+_PATTERNS = {
+    _NAME: "should be 1 to 200 letters, digits, '.', '_' or '-'",
+    _PREFIX: "should be up to 100 letters, digits, '.', '_' or '-'",
+    _BROKERS: "should be host:port, more after commas, such as kafka-1:9092,kafka-2:9092",
+}
+Name = Annotated[str, Field(pattern=_NAME)]
 
 
 class StageSettings(BaseModel):
@@ -173,11 +182,11 @@ class Settings(BaseSettings):
     app: Name = "stream-app"
     """Consumer group, start of the transactional ids and of the state topic's name. A new name
     starts with no state, at the first record that the log still holds."""
-    brokers: str = Field("127.0.0.1:9092", pattern=r"^[^\s,:]+:\d+(,[^\s,:]+:\d+)*$")
+    brokers: str = Field("127.0.0.1:9092", pattern=_BROKERS)
     """host:port, more after commas."""
     guarantee: Guarantee = "exactly_once"
     """What a crash may not do: lose and repeat, or only lose."""
-    topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,100}$")] = ""
+    topic_prefix: Annotated[str, Field(pattern=_PREFIX)] = ""
     """Stands before the name of every topic and transactional id."""
     topics: TopicSettings = TopicSettings()
     """Names of the topics."""
@@ -304,7 +313,10 @@ def _explain(entry: dict[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
         fields = (_SECTIONS[sections[0]] if sections else Settings).model_fields
         return f"{name}: there is no such setting; there are: {', '.join(sorted(fields))}"
-    return f"{name} = {entry['input']!r}: {entry['msg'][:1].lower()}{entry['msg'][1:]}"
+    needed = f"{entry['msg'][:1].lower()}{entry['msg'][1:]}"
+    if entry["type"] == "string_pattern_mismatch":
+        needed = _PATTERNS[str(entry["ctx"]["pattern"])]
+    return f"{name} = {entry['input']!r}: {needed}"
 
 
 def _check_variables() -> None:

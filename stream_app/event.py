@@ -152,7 +152,9 @@ class Recommendation(Struct, frozen=True, kw_only=True):
         str | None,
         Meta(description="the formula that ranked in place of a model; null where one did"),
     ]
-    service_level: Annotated[int, Meta(description="0 when all is well, higher when less was done")]
+    service_level: Annotated[
+        int, Meta(description="always 0 today; kept for a service that does less under load")
+    ]
     variant: Annotated[
         str, Meta(description="exploit, or explore where one place was given to chance")
     ]

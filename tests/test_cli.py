@@ -28,33 +28,30 @@ def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str
     )
 
 
-def leaves(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the words of each command that does something."""
+def commands(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command, and of each group of them."""
     command = command or typer.main.get_command(cli.app)
-    deeper = getattr(command, "commands", None)
-    if deeper is None:
-        yield words
-        return
-    for name, each in deeper.items():
-        yield from leaves(each, (*words, name))
+    yield words
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands(each, (*words, name))
 
 
-COMMANDS = list(leaves())
+COMMANDS = list(commands())
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_has_an_example_of_the_command(words: tuple[str, ...]) -> None:
-    """Each command's help says what it does and shows a command line of it."""
+    """The help of each command and group says what it does and shows a command line of it."""
     result = CliRunner().invoke(cli.app, [*words, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
     assert "For example:" in result.output
     example = result.output.split("For example:")[1]
-    assert f"stream-app {' '.join(words)}" in example
+    assert " ".join(("stream-app", *words)) in example
 
 
 def test_there_are_commands() -> None:
     """The tests above are of the commands that there are."""
-    assert {("worker",), ("topics", "check"), ("produce",), ("user",)} <= set(COMMANDS)
+    assert {(), ("worker",), ("topics",), ("topics", "check"), ("user",)} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +80,7 @@ def test_a_missing_broker_is_one_sentence() -> None:
         "watch recommendations",
         "user 14 --json",
         "produce --source synthetic --limit 1",
+        "produce --from-topic theirs --mapping rees46",
     ]
     programs = [
         subprocess.Popen(
@@ -125,10 +123,14 @@ def test_no_colour_goes_into_a_pipe(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "offered"),
-    [("stream-app wa", "watch"), ("stream-app watch churn", "churn-alerts")],
+    [
+        ("stream-app wa", "watch"),
+        ("stream-app watch churn", "churn-alerts"),
+        ("stream-app produce --mapping re", "rees46"),
+    ],
 )
 def test_the_shell_completes(typed: str, offered: str) -> None:
-    """Bash gets commands and topics offered, by what --install-completion installs."""
+    """Bash gets commands, topics and mappings offered, by what --install-completion installs."""
     words = typed.split(" ")
     result = run(
         COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1), _STREAM_APP_COMPLETE="complete_bash"

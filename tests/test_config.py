@@ -80,12 +80,12 @@ WRONG = [
     ("partitions", "", "valid integer"),
     ("partitions", "four", "valid integer"),
     ("guarantee", "at_most_once", "'exactly_once' or 'at_least_once'"),
-    ("app", "a b", "should match pattern"),
-    ("app", "x" * 201, "should match pattern"),
-    ("brokers", "localhost", "should match pattern"),
-    ("brokers", "a:1,,b:2", "should match pattern"),
-    ("topic_prefix", "team/", "should match pattern"),
-    ("instance", "", "should match pattern"),
+    ("app", "a b", "should be 1 to 200 letters, digits"),
+    ("app", "x" * 201, "should be 1 to 200 letters, digits"),
+    ("brokers", "localhost", "should be host:port, more after commas"),
+    ("brokers", "a:1,,b:2", "should be host:port"),
+    ("topic_prefix", "team/", "should be up to 100 letters"),
+    ("instance", "", "should be 1 to 200 letters"),
     ("replay", "perhaps", "valid boolean"),
     ("batch_records_max", "129", "less than or equal to 128"),
     ("session_timeout_seconds", "0.5", "greater than or equal to 1"),
@@ -94,7 +94,7 @@ WRONG = [
     ("stages.exploration_share", "0.6", "less than or equal to 0.5"),
     ("stages.churn_horizon_days", "29", "less than or equal to 28"),
     ("stages.user_ttl_days", "7", "greater than or equal to 8"),
-    ("topics.events", "a b", "should match pattern"),
+    ("topics.events", "a b", "should be 1 to 200 letters"),
 ]
 
 

@@ -25,12 +25,23 @@ from stream_app.cli import (
 )
 from stream_app.errors import StreamAppError
 
+_HELP = """Real-time recommendations, behaviour predictions and churn alerts beside your Kafka.
+
+For example:
+
+    stream-app demo
+
+    stream-app topics create --brokers kafka:9092
+
+    stream-app worker --brokers kafka:9092
+"""
+
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Real-time recommendations, behaviour predictions and churn alerts beside your Kafka.",
+    help=_HELP,
 )
 app.command()(worker.worker)
 app.add_typer(topics.app, name="topics")

@@ -7,23 +7,28 @@ import msgspec
 import typer
 from rich.console import Console
 
-from stream_app.cli.common import Brokers, settings_of
+from stream_app.cli.common import Brokers, mapping_option, settings_of
 
 RowFormat = Literal["csv", "jsonl", "parquet"]
 
-app = typer.Typer(no_args_is_help=True, help="Send the items that may be recommended.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
 def catalog() -> None:
-    """Send the items that may be recommended."""
+    """Send the items that may be recommended.
+
+    For example:
+
+        stream-app catalog load shop.csv --mapping rees46
+    """
 
 
 @app.command("load")
 def load(
     file: Annotated[Path, typer.Argument(help="of items, or of rows that tell of them")],
     brokers: Brokers = None,
-    mapping: Annotated[str | None, typer.Option(help="a ready one, or a path")] = None,
+    mapping: Annotated[str | None, mapping_option("a ready one, or a path")] = None,
     source: Annotated[RowFormat | None, typer.Option(help="else as the name says")] = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object only")] = False,
@@ -39,6 +44,7 @@ def load(
         stream-app catalog load shop.csv --mapping rees46
     """
     from stream_app.ops.catalog import load_catalog  # noqa: PLC0415 - imports the clients
+    from stream_app.sources.mapping_records import misfits_said  # noqa: PLC0415
 
     loaded = load_catalog(settings_of(brokers=brokers), file, mapping, source)
     if json:
@@ -46,7 +52,7 @@ def load(
     else:
         errors = Console(stderr=True, soft_wrap=True)
         if loaded.misfits:
-            errors.print(f"{loaded.misfits:,} rows do not fit:", style="red")
+            errors.print(f"{misfits_said(loaded.misfits)}:", style="red")
         for named in loaded.named:
             errors.print(f"  {named}", style="red", markup=False)
         removed = f", {loaded.removed:,} removed" if loaded.removed else ""

@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -11,6 +11,20 @@ from rich.console import Console
 from stream_app.config import Settings, load
 
 Brokers = Annotated[str | None, typer.Option(help="host:port, more after commas")]
+
+
+def _ready(incomplete: str) -> list[str]:
+    """Return the ready mappings that a shell may complete a word to; paths it completes itself."""
+    from stream_app.sources.mapping import ready_mappings  # noqa: PLC0415
+
+    return [name for name in ready_mappings() if name.startswith(incomplete)]
+
+
+def mapping_option(words: str) -> Any:
+    """Return an option that takes a mapping, completed by the shell to the ready ones."""
+    return typer.Option(help=words, autocompletion=_ready)
+
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for a program to read")]
 
 _CLIENTS = ("aiokafka", "kafka", "faust", "mode", "asyncio")

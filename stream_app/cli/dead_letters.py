@@ -9,9 +9,18 @@ import msgspec
 import typer
 from rich.console import Console
 
-from stream_app.cli.common import Brokers, settings_of
+from stream_app.cli.common import Brokers, mapping_option, settings_of
 
-app = typer.Typer(no_args_is_help=True, help="See what was rejected, and put it back.")
+_HELP = """See what was rejected, and put it back.
+
+For example:
+
+    stream-app dead-letters list
+
+    stream-app dead-letters replay --where reason=wrong_key --dry-run
+"""
+
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Where = Annotated[
     list[str] | None,
@@ -85,7 +94,7 @@ def show(
 def replay(  # noqa: PLR0913 - an argument is an option
     where: Where = None,
     mapping: Annotated[
-        str | None, typer.Option(help="makes events of values of another shape")
+        str | None, mapping_option("makes events of values of another shape")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="dead letters at most")] = None,
     brokers: Brokers = None,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from stream_app.cli.common import mapping_option
 from stream_app.errors import ConfigError
 
 DemoShop = Literal["completejourney", "synthetic"]
@@ -16,7 +17,7 @@ def demo(  # noqa: PLR0913 - an argument is an option
         None
     ),
     file: Annotated[Path | None, typer.Option(help="your own events: CSV, JSON lines")] = None,
-    mapping: Annotated[str | None, typer.Option(help="of --file; else it is guessed")] = None,
+    mapping: Annotated[str | None, mapping_option("of --file; else it is guessed")] = None,
     report: Annotated[Path | None, typer.Option(help="page to write")] = Path(
         "stream-app-report.html"
     ),
@@ -39,6 +40,7 @@ def demo(  # noqa: PLR0913 - an argument is an option
     """
     from stream_app.ops import demo as show  # noqa: PLC0415 - imports the clients
     from stream_app.ops.demo_own import OwnFile  # noqa: PLC0415
+    from stream_app.ops.report import check_out  # noqa: PLC0415
 
     if file is not None and shop is not None:
         raise ConfigError("give either a --shop or a --file of your own")
@@ -46,4 +48,6 @@ def demo(  # noqa: PLR0913 - an argument is an option
         raise ConfigError("--mapping is for a --file of your own")
     chosen = (shop or "completejourney") if file is None else OwnFile(file, mapping)
     page = None if no_report else report
+    if page is not None:
+        check_out(page, "--report")
     raise typer.Exit(show.run(events, shop=chosen, as_json=json, keep=keep, page=page))

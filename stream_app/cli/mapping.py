@@ -6,9 +6,20 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from stream_app.cli.common import mapping_option
+
 RowFormat = Literal["csv", "jsonl", "parquet"]
 
-app = typer.Typer(no_args_is_help=True, help="Say how another shop's rows become events.")
+_HELP = """Say how another shop's rows become events.
+
+For example:
+
+    stream-app mapping guess shop.csv --out shop.toml
+
+    stream-app mapping check shop.csv --mapping shop.toml
+"""
+
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Format = Annotated[RowFormat | None, typer.Option(help="else as the name says")]
 
@@ -49,13 +60,14 @@ def guess(
     *,
     force: Annotated[bool, typer.Option("--force", help="write over a file")] = False,
 ) -> None:
-    """Propose a mapping for a file, with its doubts; or name a ready one that fits.
+    """Propose a mapping for a file, with its doubts, or name a ready one that fits.
+
+    Exit with 1 if no row gives an event by it: what is not known stands in it as "?".
 
     For example:
 
         stream-app mapping guess shop.csv --out shop.toml
     """
-    from stream_app.errors import ConfigError  # noqa: PLC0415
     from stream_app.sources.mapping_guess import propose  # noqa: PLC0415
 
     proposal = propose(file, source)
@@ -64,32 +76,43 @@ def guess(
         errors.print(f"the ready mapping {proposal.ready} fits: --mapping {proposal.ready}")
     if out is None:
         Console(soft_wrap=True).out(proposal.content, end="", highlight=False)
-        return
+    else:
+        _save(proposal.content, out, force=force)
+        for doubt in proposal.doubts:
+            errors.print(f"- {doubt}", markup=False)
+        Console(soft_wrap=True).print(
+            f"wrote {out}; try it: stream-app mapping check {file} --mapping {out}",
+            markup=False,
+            highlight=False,
+        )
+    if not proposal.events:
+        errors.print(f"no row of {file} gives an event by it yet: mend it first", markup=False)
+        raise typer.Exit(1)
+
+
+def _save(content: str, out: Path, *, force: bool) -> None:
+    from stream_app.errors import ConfigError  # noqa: PLC0415
+
     try:
         with out.open("w" if force else "x", encoding="utf-8") as target:
-            target.write(proposal.content)
+            target.write(content)
     except FileExistsError:
         raise ConfigError(f"{out} is there: name another file, or give --force") from None
     except OSError as error:
         raise ConfigError(f"{out}: {error.strerror}") from error
-    for doubt in proposal.doubts:
-        errors.print(f"- {doubt}", markup=False)
-    Console(soft_wrap=True).print(
-        f"wrote {out}; try it: stream-app mapping check {file} --mapping {out}",
-        markup=False,
-        highlight=False,
-    )
 
 
 @app.command("check")
 def check(
     file: Annotated[Path, typer.Argument(help="of rows")],
-    mapping: Annotated[str, typer.Option(help="a ready one, or a path")],
+    mapping: Annotated[str, mapping_option("a ready one, or a path")],
     source: Format = None,
     *,
     json: Annotated[bool, typer.Option("--json", help="print one JSON object only")] = False,
 ) -> None:
-    """Say which rows and fields do not fit a mapping; exit with 1 if any. Nothing is sent.
+    """Say which rows and fields do not fit a mapping. Nothing is sent.
+
+    Exit with 1 if a row does not fit, or if there are none.
 
     For example:
 
@@ -111,5 +134,7 @@ def check(
             f"{tally.rows:,} rows: {tally.events:,} events, {tally.rows_skipped:,} rows skipped, "
             f"{tally.misfits:,} do not fit"
         )
-    if tally.misfits:
+    if not tally.rows:
+        Console(stderr=True, soft_wrap=True).print(f"there are no rows in {file}", markup=False)
+    if tally.misfits or not tally.rows:
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from stream_app.cli.common import Brokers, print_json, settings_of
+from stream_app.cli.common import Brokers, mapping_option, print_json, settings_of
 
 Source = Literal["completejourney", "csv", "jsonl", "parquet", "synthetic"]
 
@@ -15,7 +15,7 @@ def produce(  # noqa: PLR0913, PLR0917 - an argument is an option
     source: Annotated[Source | None, typer.Option(help="where they come from")] = None,
     brokers: Brokers = None,
     file: Annotated[Path | None, typer.Option(help="of rows; else standard input")] = None,
-    mapping: Annotated[str | None, typer.Option(help="of rows: a ready one, or a path")] = None,
+    mapping: Annotated[str | None, mapping_option("of rows: a ready one, or a path")] = None,
     from_topic: Annotated[str | None, typer.Option(help="map another topic's values")] = None,
     group: Annotated[str | None, typer.Option(help="of --from-topic: keeps its place")] = None,
     households: Annotated[int | None, typer.Option(min=1, help="of completejourney")] = None,

@@ -5,7 +5,16 @@ from rich.console import Console
 
 from stream_app.cli.common import Brokers, Json, print_json, settings_of, waiting
 
-app = typer.Typer(no_args_is_help=True, help="Make the topics, or check them.")
+_HELP = """Make the topics, or check them.
+
+For example:
+
+    stream-app topics create
+
+    stream-app topics check
+"""
+
+app = typer.Typer(no_args_is_help=True, help=_HELP)
 
 
 @app.command("create")

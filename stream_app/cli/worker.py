@@ -77,6 +77,7 @@ def _supervise(settings: Settings) -> int:
                 elif child.poll() is not None:
                     recent = [t for t in restarts.get(index, []) if t > time.monotonic() - 60]
                     if len(recent) >= _RESTARTS_MAX:
+                        _give_up(index, child.returncode)
                         return 1
                     restarts[index] = [*recent, time.monotonic()]
                     children[index] = _start(settings, index)
@@ -84,6 +85,16 @@ def _supervise(settings: Settings) -> int:
         return 0
     finally:
         _stop(list(children.values()))
+
+
+def _give_up(index: int, code: int) -> None:
+    logging.getLogger(__name__).error(
+        "worker process %d has ended %d times within a minute, the last time with code %d: giving "
+        "up. It said why above",
+        index,
+        _RESTARTS_MAX + 1,
+        code,
+    )
 
 
 def _start(settings: Settings, index: int) -> "subprocess.Popen[bytes]":

@@ -149,13 +149,19 @@ def _reasons(value: str) -> Filter:
 
 
 def _partitions(value: str) -> Filter:
-    wanted = {int(each) for each in value.split(",")}
+    try:
+        wanted = {int(each) for each in value.split(",")}
+    except ValueError:
+        raise ValueError("give numbers with commas between, such as 0,3") from None
     return lambda letter: letter.source_partition in wanted
 
 
 def _moment(value: str) -> int:
     """Return a date or time in ms since the epoch; UTC unless it says otherwise."""
-    moment = datetime.fromisoformat(value)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError("give a date such as 2026-01-31, or 2026-01-31T12:00+01:00") from None
     return to_ms(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 

@@ -108,7 +108,7 @@ def run(
                 _suggest(console, demo, result, keep=keep)
             if keep:
                 demo.keep()
-            return 1 if accounts.faults() else 0
+            return int(bool(accounts.faults()) or (page is not None and result.report is None))
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except (BrokerError, DemoError, ModelError, WorkerError) as error:

@@ -16,8 +16,8 @@ from stream_app.sources.mapping_records import MappedRecords, Tally, first_time_
 from stream_app.sources.mapping_values import Misfit
 from stream_app.sources.rows import RowFile, read_rows
 
-# Events that the demo needs to show anything.
-_EVENTS_MIN = 10
+# Events that the demo needs: a third of them go at a pace, so that there is a latency.
+_EVENTS_MIN = 3
 _SHOW_ROWS = 1_000
 
 
@@ -50,12 +50,12 @@ class OwnFile:
         self._mapping = parse_mapping(proposal.content, Path(f"{proposal.ready or file.stem}.toml"))
         if proposal.ready is not None:
             errors.print(f"{file} is read by the ready mapping {proposal.ready}", markup=False)
-            return
-        errors.print(
-            f"{file} is read by a guessed mapping; to see and change it: stream-app mapping guess "
-            f"{file} --out {file.stem}.toml, then --mapping {file.stem}.toml",
-            markup=False,
-        )
+        else:
+            errors.print(
+                f"{file} is read by a guessed mapping; to see and change it: stream-app mapping "
+                f"guess {file} --out {file.stem}.toml, then --mapping {file.stem}.toml",
+                markup=False,
+            )
         for doubt in proposal.doubts:
             errors.print(f"- {doubt}", style="yellow", markup=False)
 

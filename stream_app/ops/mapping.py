@@ -21,6 +21,7 @@ from stream_app.sources.mapping_records import (
     Tally,
     first_time_ms,
     items_of,
+    misfits_said,
 )
 from stream_app.sources.mapping_values import Misfit
 from stream_app.sources.produce import Produced, ProduceSettings, produce
@@ -247,7 +248,8 @@ def say(result: MappedResult | Tally) -> list[str]:
     sentences = []
     if result.rows_skipped:
         names = ", ".join(f"{name} ({count:,})" for name, count in _most(result.skipped))
-        sentences.append(f"{result.rows_skipped:,} rows were skipped by their type: {names}")
+        were = "1 row was" if result.rows_skipped == 1 else f"{result.rows_skipped:,} rows were"
+        sentences.append(f"{were} skipped by their type: {names}")
     if result.out_of_order:
         sentences.append(
             f"{result.out_of_order:,} events are older than one before them: those that are late "
@@ -255,7 +257,7 @@ def say(result: MappedResult | Tally) -> list[str]:
         )
     if result.misfits:
         faults = "; ".join(f"{fault} ({count:,})" for fault, count in _most(result.faults))
-        sentences.append(f"{result.misfits:,} rows do not fit: {faults}")
+        sentences.append(f"{misfits_said(result.misfits)}: {faults}")
         sentences += [f"  {named}" for named in result.named]
     return sentences
 

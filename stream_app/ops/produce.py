@@ -17,7 +17,7 @@ from stream_app.ops.mapping import MappedOrder, MappedResult, run_mapped
 from stream_app.sources import Record
 from stream_app.sources.jsonl import from_jsonl
 from stream_app.sources.produce import Produced, ProduceSettings, produce
-from stream_app.sources.rows import RowSource
+from stream_app.sources.rows import RowSource, source_of
 from stream_app.sources.synthetic import SyntheticShop
 from stream_app.sources.synthetic_shop import SHOPS
 
@@ -155,10 +155,22 @@ def _check(order: Order) -> None:
         if order.mapping is None:
             raise ConfigError("--from-topic needs a --mapping: a ready one or a path")
     elif order.source is None:
-        if order.mapping is None:
-            raise ConfigError(f"give a --source: {', '.join(get_args(Source))}")
+        _check_unnamed(order)
     else:
         _check_source(order, order.source)
+
+
+def _check_unnamed(order: Order) -> None:
+    """Raise what is missing where no source is given: with a mapping, the file's name says it."""
+    if order.mapping is not None:
+        return
+    if order.file is None:
+        raise ConfigError(f"give a --source: {', '.join(get_args(Source))}")
+    own = ", or --source jsonl if its lines are events of our own schema"
+    raise ConfigError(
+        f"{order.file} needs a --mapping: a ready one, or what `stream-app mapping guess "
+        f"{order.file}` proposes{own if source_of(order.file) == 'jsonl' else ''}"
+    )
 
 
 def _check_source(order: Order, source: Source) -> None:

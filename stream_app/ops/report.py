@@ -108,11 +108,7 @@ def write(settings: Settings, order: Order) -> Report:
     MetricsError
         When a worker does not answer.
     """
-    for package in ("jinja2", "matplotlib"):
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"the report needs {package}: pip install 'stream-app[report]'")
-    if not order.out.parent.is_dir():
-        raise ConfigError(f"--out {order.out}: there is no folder {order.out.parent}")
+    check_out(order.out, "--out")
     workers = ask(order.metrics)
     with _bar() as (progress, tell):
         reader = Reader(settings.brokers, topology(settings).partitions, tell)
@@ -126,6 +122,23 @@ def write(settings: Settings, order: Order) -> Report:
     except OSError as error:
         raise ConfigError(f"--out {order.out}: {error.strerror}") from error
     return report
+
+
+def check_out(out: Path, option: str) -> None:
+    """Raise if no page can be written there, before anything else is done.
+
+    Raises
+    ------
+    ConfigError
+        When the extra `report` is not installed, or there is no such folder.
+    """
+    for package in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"the report needs {package}: pip install 'stream-app[report]'")
+    if not out.parent.is_dir():
+        raise ConfigError(f"{option} {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise ConfigError(f"{option} {out}: it is a folder; name a file in it")
 
 
 def gather(settings: Settings, order: Order, workers: Workers | None, reader: Source) -> Report:

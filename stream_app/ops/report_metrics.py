@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
@@ -16,7 +16,7 @@ _OK = 200
 
 
 class MetricsError(StreamAppError):
-    """A worker does not answer when asked for its metrics; the message says which."""
+    """A worker does not answer with its metrics when asked; the message says which."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -109,18 +109,16 @@ def ask(urls: Sequence[str]) -> Workers | None:
     ConfigError
         When a URL is none.
     MetricsError
-        When a worker does not answer.
+        When a worker does not answer, or with something else.
     """
     return Workers.of([(url, _text(url)) for url in urls]) if urls else None
 
 
 def _text(url: str) -> str:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--metrics {url}: give a URL such as http://worker:8000/metrics")
+    parts = _parts(url)
     connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     try:
-        connection = connect(parts.hostname, parts.port, timeout=_ANSWER_SECONDS_MAX)
+        connection = connect(parts.hostname or "", parts.port, timeout=_ANSWER_SECONDS_MAX)
         try:
             path = parts.path if parts.path not in ("", "/") else "/metrics"
             connection.request("GET", f"{path}?{parts.query}" if parts.query else path)
@@ -132,4 +130,25 @@ def _text(url: str) -> str:
         raise MetricsError(f"cannot read {url}: {error}; is a worker up there?") from error
     if response.status != _OK:
         raise MetricsError(f"{url} answers {response.status} {response.reason}: is it a worker's?")
+    if not _is_metrics(text):
+        raise MetricsError(f"{url} answers, but not with a worker's metrics: is the URL right?")
     return text
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"--metrics {url}: give a URL such as http://worker:8000/metrics")
+    return parts
+
+
+def _is_metrics(text: str) -> bool:
+    """Tell whether text can be read as metrics, some of which are ours."""
+    try:
+        names = {family.name for family in text_string_to_metric_families(text)}
+    except ValueError:
+        return False
+    return any(name.startswith("stream_app_") for name in names)

@@ -58,15 +58,17 @@ async def watch(
     console = Console(soft_wrap=True)
     topic = topic_named(settings, name)
     count = 0
-    async for record in records(settings, topic, from_beginning=from_beginning):
-        text = (record.value or b"").decode(errors="replace")
-        if as_json:
-            console.print(text, markup=False, highlight=False)
-        else:
-            _print_record(console, record, text)
-        count += 1
-        if count == limit:
-            return
+    with Console(stderr=True).status(f"waiting for a record of {topic}; Ctrl-C ends") as status:
+        async for record in records(settings, topic, from_beginning=from_beginning):
+            status.stop()  # from here on the records are the sign of life
+            text = (record.value or b"").decode(errors="replace")
+            if as_json:
+                console.print(text, markup=False, highlight=False)
+            else:
+                _print_record(console, record, text)
+            count += 1
+            if count == limit:
+                return
 
 
 def _print_record(console: Console, record: Any, text: str) -> None:

@@ -1,6 +1,8 @@
 """The topics: what they must be like, making them, saying what is wrong with those there are."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
@@ -106,7 +108,7 @@ def topology(settings: Settings) -> Topology:
         When a topic is missing, or state and source differ in partitions.
     """
     try:
-        with _admin(settings) as admin:
+        with _quiet(), _admin(settings) as admin:
             counts, faults = _describe(admin, settings)
             source = settings.topic("events")
             if not faults and counts[settings.state_topic] != counts[source]:
@@ -126,6 +128,18 @@ def _admin(settings: Settings) -> KafkaAdminClient:
         bootstrap_timeout_ms=_ANSWER_MS_MAX,
         reconnect_backoff_max_ms=_AGAIN_MS_MAX,
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the client from telling each try to reach a broker: what is raised says it once."""
+    logger = logging.getLogger("kafka")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _failed(settings: Settings, doing: str, error: KafkaError) -> StreamAppError:

@@ -350,7 +350,7 @@ def ready_mappings() -> list[str]:
 def _path(text: str) -> Path:
     """Return the file of a ready mapping, or the one that a path names."""
     path = Path(text)
-    if path.suffix == ".toml" or len(path.parts) != 1:
+    if path.suffix == ".toml" or len(path.parts) > 1:
         return path
     if text not in ready_mappings():
         ready = ", ".join(ready_mappings())
@@ -380,9 +380,12 @@ def parse_mapping(content: str, path: Path) -> Mapping:
         return bare
     items: dict[str, Item] = {}
     file = path.parent / spec.catalog
-    for number, row, _ in read_rows(file, None):
-        try:
-            items |= {key: item for key, item in bare.items(row) if item is not None}
-        except Misfit as misfit:
-            raise ConfigError(f"{file}, row {number}: {misfit}") from misfit
+    try:
+        for number, row, _ in read_rows(file, None):
+            try:
+                items |= {key: item for key, item in bare.items(row) if item is not None}
+            except Misfit as misfit:
+                raise ConfigError(f"{file}, row {number}: {misfit}") from misfit
+    except ConfigError as error:
+        raise ConfigError(f"{path}: catalog: {error}") from error
     return Mapping(path.stem, spec, str(path), items)

@@ -23,7 +23,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("user_id", "customer_id", "visitor_id", "client_id", "shopper_id", "member_id"),
         *("household_id", "account_id", "buyer_id", "person_id", "profile_id", "user_pseudo_id"),
         *("anonymous_id", "customer_unique_id", "customer", "user", "visitor", "client", "member"),
-        *("uid", "cid", "device_id", "email", "reviewer_id", "kunde", "cliente"),
+        *("uid", "cid", "shopper", "buyer", "device_id", "email", "reviewer_id", "kunde"),
+        *("cliente",),
     ),
     "item_id": (
         *("product_id", "item_id", "sku", "item_sku", "product_sku", "article_id", "variant_id"),
@@ -82,9 +83,44 @@ NAMES: dict[str, tuple[str, ...]] = {
     "brand": ("brand", "product_brand", "item_brand", "manufacturer", "vendor"),
 }
 
+# Parts of names, in this order: the first that a name has says what it is.
+_TYPE_WORDS: tuple[tuple[str, str], ...] = (
+    ("remove", "remove_from_cart"),
+    ("delete", "remove_from_cart"),
+    ("refund", "skip"),
+    ("return", "skip"),
+    ("cancel", "skip"),
+    ("wish", "skip"),
+    ("fav", "skip"),
+    ("begin", "skip"),
+    ("start", "skip"),
+    ("list", "skip"),
+    ("search", "search"),
+    ("review", "comment"),
+    ("comment", "comment"),
+    ("rating", "comment"),
+    ("share", "share"),
+    ("purchas", "purchase"),
+    ("order", "purchase"),
+    ("transaction", "purchase"),
+    ("buy", "purchase"),
+    ("bought", "purchase"),
+    ("sale", "purchase"),
+    ("conversion", "purchase"),
+    ("cart", "cart"),
+    ("basket", "cart"),
+    ("atc", "cart"),
+    ("click", "click"),
+    ("view", "view"),
+    ("detail", "view"),
+    ("visit", "view"),
+    ("pv", "view"),
+)
+
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _COMMA_NUMBER = re.compile(r"[+-]?\d+(\.\d{3})*,\d{1,2}")
+_FRACTION = re.compile(r"[+-]?\d+[.,]\d+")
 _ZONE = re.compile(r"(Z|UTC|GMT|[+-]\d\d:?\d\d)$")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)?(\.\d+)?")
 
@@ -143,6 +179,16 @@ def plain(name: str) -> str:
     return f"{joined[:-2]}_id" if ends_in_id and len(joined) > len("uid") else joined
 
 
+def type_of(name: str) -> str:
+    """Return what a name of theirs seems to be to us.
+
+    >>> [type_of(name) for name in ("addToCart", "pv", "Order Completed", "login")]
+    ['cart', 'view', 'purchase', 'skip']
+    """
+    small = name.lower()
+    return next((kind for word, kind in _TYPE_WORDS if word in small), "skip")
+
+
 def columns_of(rows: Iterable[Mapping[str, object]]) -> dict[str, Column]:
     """Return the columns of a sample by their paths, in the order in which they come."""
     columns: dict[str, Column] = {}
@@ -186,6 +232,25 @@ def ranked(columns: Iterable[Column], name: str) -> list[Column]:
         ]
         if ranks:
             found.append((min(ranks), place, column))
+    return [column for _, _, column in sorted(found, key=lambda each: each[:2])]
+
+
+def candidates(columns: Iterable[Column], name: str) -> list[Column]:
+    """Return the columns whose values may be a field's, whatever they are called, likeliest first.
+
+    A price is a number, with decimals rather than without. An id has no decimals and several
+    values, is no time, and comes again rather than not.
+    """
+    found = []
+    for place, column in enumerate(columns):
+        number = number_form(column) is not None
+        fractions = any(_FRACTION.fullmatch(text) for text in column.texts())
+        repeats = len(column.values) < column.filled
+        if name == "price":
+            if number:
+                found.append((not fractions, place, column))
+        elif len(column.values) > 1 and not fractions and time_format(column) is None:
+            found.append((not repeats, place, column))
     return [column for _, _, column in sorted(found, key=lambda each: each[:2])]
 
 

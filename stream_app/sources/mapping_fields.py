@@ -46,6 +46,8 @@ def fault_of(field: Field) -> str | None:
         return "decimal is '.' or ','"
     if not math.isfinite(field.scale) or field.scale <= 0:
         return "scale must be greater than 0"
+    if re.search(r"[{}]", _IN_BRACES.sub("", field.template or "")):
+        return "a template has paths in braces, each of which is closed: {order_id}-{sku}"
     return None
 
 

@@ -21,65 +21,39 @@ from stream_app.sources.mapping import (
 )
 from stream_app.sources.mapping_columns import (
     Column,
+    candidates,
     columns_of,
     is_clock,
     looks_like_cents,
     number_form,
     ranked,
     time_format,
+    type_of,
 )
-from stream_app.sources.mapping_records import MappedRecords, Tally
+from stream_app.sources.mapping_records import MappedRecords, Tally, misfits_said
 from stream_app.sources.rows import NumberedRow, RowFile, RowSource
 
 SAMPLE_ROWS = 5_000
-_MISFIT_SHARE_MAX = 0.02  # of a sample, for a ready mapping to fit
+# Of a sample, for a ready mapping to fit: rows that do not, and rows that give events.
+_MISFIT_SHARE_MAX = 0.02
+_GIVING_SHARE_MIN = 0.02
+_SKIPPED_SHOWN = 8
+_CANDIDATES_SHOWN = 4
 _TYPES_MAX = 60  # different names of types; a column with more is none of types
 _UNKNOWN = "?"
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
-# Parts of names, in this order: the first that a name has says what it is.
-_TYPE_WORDS: tuple[tuple[str, str], ...] = (
-    ("remove", "remove_from_cart"),
-    ("delete", "remove_from_cart"),
-    ("refund", "skip"),
-    ("return", "skip"),
-    ("cancel", "skip"),
-    ("wish", "skip"),
-    ("fav", "skip"),
-    ("begin", "skip"),
-    ("start", "skip"),
-    ("list", "skip"),
-    ("search", "search"),
-    ("review", "comment"),
-    ("comment", "comment"),
-    ("rating", "comment"),
-    ("share", "share"),
-    ("purchas", "purchase"),
-    ("order", "purchase"),
-    ("transaction", "purchase"),
-    ("buy", "purchase"),
-    ("bought", "purchase"),
-    ("sale", "purchase"),
-    ("conversion", "purchase"),
-    ("cart", "cart"),
-    ("basket", "cart"),
-    ("atc", "cart"),
-    ("click", "click"),
-    ("view", "view"),
-    ("detail", "view"),
-    ("visit", "view"),
-    ("pv", "view"),
-)
 _TOTALS = ("amount", "revenue", "total", "value", "sales")
 _SEPARATORS = (" > ", ">", "/", "|", ".")
 
 
 class Proposal(Struct):
-    """A mapping as text, what is doubtful about it, and the ready one that fits, if any."""
+    """A mapping as text, what is doubtful, the ready one that fits, and events of the sample."""
 
     content: str
     doubts: list[str]
     ready: str | None
+    events: int
 
 
 class _Guess(Struct):
@@ -120,16 +94,11 @@ def propose(file: Path, source: RowSource | None = None) -> Proposal:
     sample = list(islice(rows, SAMPLE_ROWS))
     good = [row for _, row, fault in sample if fault is None]
     if not good:
-        raise ConfigError(f"{file}: there are no rows in it")
+        faults = [f"row {number}: {fault}" for number, _, fault in sample]
+        raise ConfigError(f"{file}: there are no rows in it{''.join(f'; {f}' for f in faults[:1])}")
     ready = _fitting(sample, rows.source)
     if ready is not None:
-        name, tally = ready
-        head = (
-            f"# The ready mapping {name} fits: {tally.events:,} events of the first {tally.rows:,} "
-            f"rows\n# of {file.name}, {tally.misfits:,} rows do not fit. --mapping {name} needs no "
-            "file; this is it.\n\n"
-        )
-        return Proposal(head + mapping_text(name), [], name)
+        return _ready(*ready, file.name)
     guess = _Guess(columns_of(good), len(good))
     if _own_share(good) >= 1 - _MISFIT_SHARE_MAX:
         guess.doubts.append(
@@ -140,8 +109,24 @@ def propose(file: Path, source: RowSource | None = None) -> Proposal:
     tally = tally_rows(parse_mapping(content, Path(f"{file.stem}.toml")), sample)
     verdict = [f"Of the first {tally.rows:,} rows it makes {tally.events:,} events"]
     for fault, count in tally.faults.most_common(5):
-        guess.doubts.append(f"{count:,} rows do not fit: {fault}")
-    return Proposal(_content(guess, file.name, rows.source, verdict), guess.doubts, None)
+        guess.doubts.append(f"{misfits_said(count)}: {fault}")
+    content = _content(guess, file.name, rows.source, verdict)
+    return Proposal(content, guess.doubts, None, tally.events)
+
+
+def _ready(name: str, tally: Tally, file: str) -> Proposal:
+    """Return a ready mapping as the proposal; what it skips is for people to judge."""
+    doubts = [
+        f"{kind!r} is skipped, {count:,} times: map it if it is one of our types"
+        for kind, count in tally.skipped.most_common(_SKIPPED_SHOWN)
+    ]
+    head = (
+        f"# The ready mapping {name} fits: {tally.events:,} events of the first {tally.rows:,} "
+        f"rows\n# of {file}, and {misfits_said(tally.misfits)}. --mapping {name} needs no file; "
+        "this is it.\n"
+    )
+    head += "".join(f"# - {_one_line(doubt)}\n" for doubt in doubts) + "\n"
+    return Proposal(head + mapping_text(name), doubts, name, tally.events)
 
 
 def tally_rows(mapping: Mapping, rows: list[NumberedRow]) -> Tally:
@@ -160,7 +145,9 @@ def _fitting(sample: list[NumberedRow], source: RowSource) -> tuple[str, Tally] 
         if (mapping.spec.source == "csv") != (source == "csv"):
             continue
         tally = tally_rows(mapping, sample)
-        fits = tally.events and tally.misfits <= _MISFIT_SHARE_MAX * tally.rows
+        giving = tally.rows - tally.rows_skipped - tally.misfits
+        fits = tally.misfits <= _MISFIT_SHARE_MAX * tally.rows
+        fits = fits and giving > 0 and giving >= _GIVING_SHARE_MIN * tally.rows
         if fits and (best is None or tally.events > best[1].events):
             best = name, tally
     return best
@@ -180,8 +167,6 @@ def _own_share(rows: list[dict[str, Any]]) -> float:
 def _guess_fields(guess: _Guess) -> None:
     for name in ("user_id", "item_id"):
         column = guess.first(name)
-        if column is None:
-            guess.doubts.append(f"no column looks like a {name}: name one instead of {_UNKNOWN!r}")
         guess.event[name] = _quoted(column.path if column else _UNKNOWN)
         if column is not None and "[]" in column.path:
             parts = column.path.split("[]")[:-1]
@@ -197,6 +182,23 @@ def _guess_fields(guess: _Guess) -> None:
     _guess_price(guess)
     _guess_types(guess)
     _guess_item(guess)
+    _doubt_missing(guess)
+
+
+def _doubt_missing(guess: _Guess) -> None:
+    """Say what no column's name speaks of, and which of those left it may be."""
+    left = [each for each in guess.columns.values() if each.path not in guess.used]
+    for name in ("user_id", "item_id", "price"):
+        if guess.event.get(name, _quoted(_UNKNOWN)) != _quoted(_UNKNOWN):
+            continue
+        may = ", ".join(repr(each.path) for each in candidates(left, name)[:_CANDIDATES_SHOWN])
+        if name == "price" and may:
+            guess.doubts.append(f"no column is called a price; it may be {may}")
+        elif name != "price":
+            named = f"; it may be {may}" if may else ""
+            guess.doubts.append(
+                f"no column looks like a {name}: name one instead of {_UNKNOWN!r}{named}"
+            )
 
 
 def _is_reachable(guess: _Guess, column: Column) -> bool:
@@ -305,16 +307,6 @@ def _guess_types(guess: _Guess) -> None:
             guess.doubts.append(f"{name!r} is skipped: map it if it is one of our types")
 
 
-def type_of(name: str) -> str:
-    """Return what a name of theirs seems to be to us.
-
-    >>> [type_of(name) for name in ("addToCart", "pv", "Order Completed", "login")]
-    ['cart', 'view', 'purchase', 'skip']
-    """
-    small = name.lower()
-    return next((kind for word, kind in _TYPE_WORDS if word in small), "skip")
-
-
 def _guess_item(guess: _Guess) -> None:
     """Propose what the rows tell of items, beside the id."""
     found: dict[str, str] = {}
@@ -353,7 +345,11 @@ def _content(guess: _Guess, name: str, source: RowSource, verdict: list[str]) ->
         if table:
             lines += ["", f"[{title}]"]
             lines += [f"{_key(key)} = {value}" for key, value in table.items()]
-    return "\n".join(line.replace("\n", " ").replace("\r", " ") for line in lines) + "\n"
+    return "\n".join(map(_one_line, lines)) + "\n"
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\r", " ")
 
 
 def _quoted(text: str) -> str:

@@ -71,6 +71,15 @@ class Tally(msgspec.Struct):
         return named
 
 
+def misfits_said(count: int) -> str:
+    """Return how many rows do not fit, in words.
+
+    >>> misfits_said(1), misfits_said(1_234)
+    ('1 row does not fit', '1,234 rows do not fit')
+    """
+    return "1 row does not fit" if count == 1 else f"{count:,} rows do not fit"
+
+
 class MappedRecords:
     """Yields the records of rows, and None where None was among them: a source has nothing now.
 

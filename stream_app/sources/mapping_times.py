@@ -1,6 +1,7 @@
 """Times of other shops, however they are written, as milliseconds since the epoch in UTC."""
 
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, tzinfo
 from functools import lru_cache
@@ -35,7 +36,7 @@ def time_reader(pattern: str | None, zone: str) -> ReadTime:
     Raises
     ------
     ValueError
-        When there is no such zone.
+        When there is no such zone, or the pattern is none.
 
     Examples
     --------
@@ -49,6 +50,8 @@ def time_reader(pattern: str | None, zone: str) -> ReadTime:
         home: tzinfo = UTC if zone == "UTC" else ZoneInfo(zone)
     except (KeyError, OSError, ValueError) as error:
         raise ValueError(f"there is no time zone {zone!r}: give an IANA name") from error
+
+    _check(pattern)
 
     @lru_cache(maxsize=_CACHE_SIZE)
     def of_text(text: str) -> int:
@@ -71,6 +74,26 @@ def time_reader(pattern: str | None, zone: str) -> ReadTime:
         raise ValueError(cell)
 
     return read
+
+
+def _check(pattern: str | None) -> None:
+    """Raise ValueError for what is no format of ``strptime``; it says so of itself only in use."""
+    if pattern is None:
+        return
+    try:
+        datetime.strptime("", pattern)  # noqa: DTZ007 - nothing comes of it
+    except re.error:
+        fault = "a part of it stands there twice"
+    except ValueError as error:
+        # That "" is no such time is what a good format says.
+        fault = "" if str(error).startswith("time data") else str(error)
+    else:
+        fault = "it is empty"
+    if fault or "%" not in pattern:
+        raise ValueError(
+            f"[time] format {pattern!r}: give one of Python's strptime, such as "
+            f"'%d.%m.%Y %H:%M'{fault and f' ({fault})'}"
+        )
 
 
 def _of_number(number: float) -> int:

@@ -9,6 +9,7 @@ import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -35,7 +36,9 @@ _DELIMITERS = ",;\t|"
 # Rows of parquet made into Python objects at a time.
 _BATCH_ROWS = 4_096
 _BUFFER_BYTES = 1 << 18
-_NOT_UTF8 = "it is not UTF-8: convert the file, such as by iconv"
+_NOT_UTF8 = "it is not UTF-8: convert the file, such as by iconv -f WINDOWS-1252 -t UTF-8"
+_NOT_UTF16 = "it is UTF-16, or no text: convert it to UTF-8, such as by iconv -f UTF-16 -t UTF-8"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class RowFile:
@@ -80,11 +83,18 @@ class RowFile:
                 yield from self._parquet()
                 return
             with ExitStack() as stack:
-                lines = self._lines(stack)
-                yield from _csv(lines) if self.source == "csv" else _json(lines)
+                lines = self._without_utf16(self._lines(stack))
+                yield from _csv(lines, self.name) if self.source == "csv" else _json(lines)
         except (OSError, EOFError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigError(f"{self.name}: {reason}") from error
+
+    def _without_utf16(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """Return the lines; of UTF-16 there are none, so that is refused as a whole."""
+        first = next(lines, b"")
+        if first.startswith(_UTF16_MARKS) or b"\0" in first:
+            raise ConfigError(f"{self.name}: {_NOT_UTF16}")
+        return chain([first] if first else [], lines)
 
     def _lines(self, stack: ExitStack) -> Iterator[bytes]:
         if self.path is None:
@@ -190,19 +200,21 @@ class _Decoded:
             yield self.last
 
 
-def _csv(raw: Iterator[bytes]) -> Iterator[NumberedRow]:
+def _csv(raw: Iterator[bytes], name: str) -> Iterator[NumberedRow]:
     lines = _Decoded(raw)
     text = iter(lines)
     header = next(text, None)
     if header is None:
         return
+    if lines.faulty:
+        raise ConfigError(f"{name}: in the header, {_NOT_UTF8}")
     delimiter = delimiter_of(header)
     names = next(csv.reader([header.removeprefix("\ufeff")], delimiter=delimiter), [])
-    names = [name.strip() for name in names]
+    names = [each.strip() for each in names]
     width = len(names)
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [each for each in names if names.count(each) > 1]
     if twice:
-        raise ConfigError(f"the header has the column {twice[0]!r} twice: rename one")
+        raise ConfigError(f"{name}: the header has the column {twice[0]!r} twice: rename one")
     reader = csv.reader(text, delimiter=delimiter)
     while True:
         lines.faulty = False

@@ -11,12 +11,15 @@ from collections import deque
 from collections.abc import Iterator
 
 from kafka import KafkaConsumer, OffsetAndMetadata, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from stream_app.clock import monotonic_seconds
-from stream_app.errors import StreamAppError
+from stream_app.errors import StreamAppError, UnreachableError
 from stream_app.sources.rows import NumberedRow, row_of
 
+# How long to look for a broker.
+_ANSWER_MS_MAX = 10_000
+_AGAIN_MS_MAX = 1_000
 _POLL_MS = 500
 _POLL_RECORDS = 1_000
 # Positions are noted at most so often, in rows, and committed as soon as they are acknowledged.
@@ -25,7 +28,7 @@ _NOTE_SECONDS = 1.0
 
 
 class TopicSourceError(StreamAppError):
-    """The topic to read from is not there, or the broker does not answer; the operator looks."""
+    """The topic to read from is not there, or cannot be read; the operator looks."""
 
 
 class TopicRows:
@@ -48,7 +51,9 @@ class TopicRows:
     Raises
     ------
     TopicSourceError
-        When there is no such topic, or no broker.
+        When there is no such topic.
+    UnreachableError
+        When no broker answers.
     """
 
     def __init__(self, brokers: str, topic: str, group: str, *, follow: bool) -> None:
@@ -64,8 +69,12 @@ class TopicRows:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
+                bootstrap_timeout_ms=_ANSWER_MS_MAX,
+                reconnect_backoff_max_ms=_AGAIN_MS_MAX,
             )
             self._begin()
+        except (KafkaConnectionError, KafkaTimeoutError) as error:
+            raise UnreachableError(brokers, error) from error
         except KafkaError as error:
             raise TopicSourceError(f"{topic} on {brokers}: {error}") from error
 

@@ -150,6 +150,7 @@ def test_script_of_the_docs_validates_every_output(
         "recommendation": found["recommendations"],
         "prediction": found["predictions"],
         "churn-alert": found["churn_alerts"],
+        "dead-letter": found["dead_letter"],
     }
     assert min(lines.values()) > 0
 

@@ -225,6 +225,26 @@ def test_every_panel_has_data(prometheus: Prometheus) -> None:
     assert asked > 50
 
 
+def test_the_variable_of_the_dashboard_has_the_workers(prometheus: Prometheus) -> None:
+    """What the dashboard offers to choose among are the workers that are scraped."""
+    board = json.loads((DEPLOY / "grafana" / "dashboards" / "stream_app.json").read_text())
+    (variable,) = board["templating"]["list"]
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
+    assert asked, variable["query"]
+    assert f"${variable['name']}" in VARIABLES
+    values = prometheus.ask(f"label/{asked[2]}/values", **{"match[]": asked[1]})
+    assert sorted(values) == sorted(prometheus.targets)
+
+
+@pytest.mark.parametrize("page", ["howto/watch-it.md", "runbook.md"])
+def test_every_expression_of_a_page_has_data(prometheus: Prometheus, page: str) -> None:
+    """What a page tells people to ask Prometheus gives a number."""
+    text = (DEPLOY.parent / "docs" / page).read_text(encoding="utf-8")
+    queries = re.findall(r"`([^`\n]*\bstream_app_\w+[^`\n]*[)}])`", text)
+    assert len(queries) > 5
+    assert not [query for query in queries if not prometheus.values(query)]
+
+
 def test_every_rule_is_evaluated_and_has_data(prometheus: Prometheus) -> None:
     """Prometheus evaluates each rule without an error, and each gives a number, less a threshold.
 

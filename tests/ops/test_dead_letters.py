@@ -89,8 +89,8 @@ def test_where_all_conditions_must_hold() -> None:
         ("mood=good", "give name=value, of id, partition, reason"),
         ("reason", "give name=value"),
         ("reason=mood", "no reason 'mood'; there are: empty"),
-        ("since=tomorrow", "tomorrow"),
-        ("partition=x", "'x'"),
+        ("since=tomorrow", "since=tomorrow: give a date such as 2026-01-31"),
+        ("partition=x", "partition=x: give numbers"),
         ("status=lost", "status=open or status=replayed"),
     ],
 )

@@ -87,6 +87,9 @@ def test_misfits_are_acknowledged_and_named(settings: Settings, tmp_path: Path) 
     [
         (Order(), "give a --source"),
         (Order(source="csv"), "csv needs a --mapping"),
+        (Order(file=Path("x.csv")), "x.csv needs a --mapping: .* `stream-app mapping guess x.csv`"),
+        (Order(file=Path("x.jsonl")), "or --source jsonl if its lines are events"),
+        (Order(file=Path("x.csv"), mapping=""), "there is no mapping ''"),
         (Order(source="synthetic", mapping="rees46"), "a mapping is for jsonl, csv, parquet"),
         (Order(from_topic="t"), "--from-topic needs a --mapping"),
         (Order(from_topic="t", mapping="rees46", source="csv"), "either --from-topic or"),
@@ -149,6 +152,9 @@ def test_check_says_which_row_does_not_fit(tmp_path: Path) -> None:
     assert "row 4: timestamp 'noon': a time" in done.stdout
     done = CliRunner().invoke(app, [*command, str(bad), "--json"])
     assert json.loads(done.stdout)["named"][0]["row"] == 4
+    bad.write_text("event_time\n", encoding="utf-8")
+    done = CliRunner().invoke(app, [*command, str(bad)])
+    assert (done.exit_code, done.stderr) == (1, f"there are no rows in {bad}\n")
 
 
 def test_check_of_items_alone(tmp_path: Path) -> None:
@@ -170,6 +176,9 @@ def test_guess_writes_a_mapping_that_check_takes(tmp_path: Path) -> None:
     assert "stream-app mapping check" in done.stdout
     done = CliRunner().invoke(app, ["mapping", "check", str(file), "--mapping", str(out)])
     assert done.exit_code == 0
+    file.write_text("a,b\n1,2\n", encoding="utf-8")
+    empty = CliRunner().invoke(app, ["mapping", "guess", str(file), "--out", str(out), "--force"])
+    assert (empty.exit_code, "gives an event by it yet" in empty.stderr) == (1, True)
     again = CliRunner().invoke(app, ["mapping", "guess", str(file), "--out", str(out)])
     assert isinstance(again.exception, ConfigError)
 

@@ -6,14 +6,18 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from kafka import KafkaProducer
+from typer.testing import CliRunner
 
+from stream_app.cli import app
 from stream_app.config import DAY_MS, Settings, load
 from stream_app.errors import ConfigError
 from stream_app.event import Item, encode
@@ -24,7 +28,7 @@ from stream_app.ops.report_page import page
 from stream_app.ops.report_read import Taker
 from stream_app.runtime.topics import create
 from tests.conftest import START_MS, Record
-from tests.ops.test_report_figures import answer, deed, log, prediction
+from tests.ops.test_report_figures import alert, answer, deed, log, prediction
 
 EVIL = "<script>alert('bread')</script>"
 METRICS = """
@@ -36,6 +40,32 @@ stream_app_stage_seconds_bucket{stage="score",le="+Inf"} 4
 stream_app_stage_seconds_sum{stage="score"} 0.002
 stream_app_stage_seconds_count{stage="score"} 4
 """
+# The parts of the page, and the pictures in each that the shop below gives rise to.
+PICTURES = {
+    "What came in": ["Events over time"],
+    "What was recommended": [
+        "Recommendations over time, by who ranked them",
+        "Recommended items over time, by source",
+        "Recommended most",
+    ],
+    "What the recommendations led to": [
+        "Recommendations with a hit, over time",
+        "By place",
+        "By source",
+    ],
+    "How right the predictions were": [
+        "Right or wrong over time (AUC)",
+        "Do the probabilities mean what they say?",
+    ],
+    "Who may leave": [
+        "From all users to the alerts",
+        "Came back or stayed away",
+        "Alerts over time",
+        "Where users stand",
+    ],
+    "How fast it was": ["From the click to the recommendation", "Where the time goes"],
+    "Is every record accounted for?": [],
+}
 SECONDS_MAX = 180.0  # the client tries for long before it gives a broker up
 
 
@@ -84,7 +114,8 @@ def shop(item: str = "i-1") -> dict[str, Sequence[Record]]:
     return {
         "events": log(*events),
         "recommendations": answers,
-        "predictions": predictions,
+        "predictions": [*predictions, prediction(120, 5 * DAY_MS, 0.8, "churn")],
+        "churn_alerts": [alert(0, "u-1", 5, "watch")],
         "catalog": catalog,
     }
 
@@ -119,10 +150,14 @@ def test_page_escapes_what_comes_from_outside() -> None:
 
 
 def test_page_stands_alone_and_says_what_its_pictures_show() -> None:
-    """Each picture is inside the page and has a text in its place, and figures below it."""
-    text = page(report_of(shop(), workers=Workers.of([("w", METRICS)])))
+    """Each part's pictures are inside the page, with a text in their place and figures below."""
+    workers = Workers.of([("w", METRICS)])
+    text = page(report_of(shop(), workers=workers, measured=measured("a shop", 9.0, [10.0, 20.0])))
     images = Images(text).images
-    assert len(images) > 5
+    for title, pictures in PICTURES.items():
+        part = text.split(f"<h2>{title}</h2>")[1].split("</section>")[0]
+        assert [each for each in pictures if f"<h3>{each}</h3>" not in part] == [], title
+        assert len(Images(part).images) >= len(pictures), title
     for image in images:
         assert (image["src"] or "").startswith("data:image/svg+xml;base64,")
         assert len(image["alt"] or "") > 20
@@ -206,8 +241,10 @@ def test_report_without_a_broker_says_so(tmp_path: Path) -> None:
 
 def test_report_into_no_folder_is_refused() -> None:
     """Where the page cannot be written, that is said first."""
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ConfigError, match=r"--out no/such/folder/r\.html: there is no folder"):
         write(load(), Order(out=Path("no/such/folder/r.html")))
+    demo = CliRunner().invoke(app, ["demo", "--report", "no/such/folder/r.html"])
+    assert str(demo.exception).startswith("--report no/such/folder/r.html: there is no folder")
 
 
 def test_workers_that_do_not_answer_are_named() -> None:
@@ -215,8 +252,28 @@ def test_workers_that_do_not_answer_are_named() -> None:
     url = f"http://127.0.0.1:{free_port()}/metrics"
     with pytest.raises(MetricsError, match=re.escape(url)):
         ask([url])
-    with pytest.raises(ConfigError, match="give a URL"):
-        ask(["ftp://worker"])
+    for none in ("ftp://worker", "http://[foo/metrics", "http://"):
+        with pytest.raises(ConfigError, match="give a URL"):
+            ask([none])
+
+
+@pytest.mark.parametrize("text", ["<html>{", "", "process_open_fds 8.0\n"])
+def test_metrics_that_are_none_of_a_worker_are_named(text: str) -> None:
+    """A page that is no text of metrics, or of another program, is one sentence with the URL."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.handle_request).start()
+        with pytest.raises(MetricsError, match=f":{server.server_port}/x answers, but not with a"):
+            ask([f"127.0.0.1:{server.server_port}/x"])
 
 
 def test_report_reads_the_embedded_broker_to_its_end(tmp_path: Path) -> None:

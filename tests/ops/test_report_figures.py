@@ -93,6 +93,24 @@ def prediction(
     return Record(number, START_MS, b"k", encode(Prediction(**(fields | over))))
 
 
+def alert(number: int, user: str, day: int, level: str) -> Record:
+    """Return an alert about a user on a day."""
+    time_ms = START_MS + day * DAY_MS
+    value = ChurnAlert(
+        alert_id=f"a-{number}",
+        user_id=user,
+        timestamp=time_ms,
+        horizon_ms=HORIZON_MS,
+        risk=0.5,
+        level=level,  # type: ignore[arg-type]
+        reasons=[],
+        offer="reminder",
+        model="m",
+        model_version="1",
+    )
+    return Record(number, time_ms, b"k", encode(value))
+
+
 def answers_of(values: Sequence[Event], records: Iterable[Record], **over: Any) -> AnswerFigures:
     """Return the figures of recommendations after these events."""
     book, events = book_of(*values)
@@ -423,20 +441,7 @@ def test_churn_tells_who_came_back() -> None:
     for number, (user, day, level) in enumerate(
         (("u-1", 5, "watch"), ("u-1", 25, "watch"), ("u-2", 5, "watch"), ("u-2", 10, "critical"))
     ):
-        time_ms = START_MS + day * DAY_MS
-        alert = ChurnAlert(
-            alert_id=f"a-{number}",
-            user_id=user,
-            timestamp=time_ms,
-            horizon_ms=HORIZON_MS,
-            risk=0.5,
-            level=level,  # type: ignore[arg-type]
-            reasons=[],
-            offer="reminder",
-            model="m",
-            model_version="1",
-        )
-        alerts.take(0, [Record(number, time_ms, b"k", encode(alert))])
+        alerts.take(0, [alert(number, user, day, level)])
     found = alerts.close(*forecasts.risks())
     assert (found.assessed, found.alerts) == (2, 4)
     assert found.risks == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]

@@ -132,7 +132,8 @@ def test_what_is_not_found_is_left_to_fill_in(tmp_path: Path) -> None:
     for missing in ("user_id", "item_id", "time"):
         assert f"no column looks like a {missing}" in doubts
     assert 'user_id = "?"' in proposal.content
-    assert "1 rows do not fit" in doubts
+    assert "1 row does not fit" in doubts
+    assert proposal.events == 0
     assert mapping.has_events
 
 
@@ -160,7 +161,47 @@ def test_our_own_schema_is_recognized(tmp_path: Path) -> None:
     assert mapping.events(json.loads(lines[3]))[0].event_id == "e-3"
 
 
-def test_empty_file_is_refused(tmp_path: Path) -> None:
-    """Nothing can be guessed of nothing."""
-    with pytest.raises(ConfigError, match="no rows"):
-        propose(text_file(tmp_path / "empty.csv", "a,b"))
+def test_columns_of_unknown_names_are_named_by_what_is_in_them(tmp_path: Path) -> None:
+    """Where no name says which column it is, those left that it may be are told."""
+    path = text_file(
+        tmp_path / "x.csv",
+        "who,thing,action,ts,cost,note",
+        *(f"w{n % 2},t{n % 3},view,{1704067200 + n},{n}.5,n{n}" for n in range(6)),
+    )
+    doubts = "\n".join(propose(path).doubts)
+    for name in ("user_id", "item_id"):
+        told = f"no column looks like a {name}: name one instead of '?'; it may be 'who', 'thing'"
+        assert told in doubts
+    assert "no column is called a price; it may be 'cost'" in doubts
+
+
+def test_ready_mapping_that_skips_nearly_all_is_none(tmp_path: Path) -> None:
+    """A ready mapping fits only if it gives events of more than a few rows, and tells the rest."""
+    path = tmp_path / "calls.jsonl"
+    for viewed, ready in ((1, None), (10, "segment")):
+        calls = [
+            {"type": "track", "event": "Product Viewed" if number < viewed else "Bought it"}
+            | {"messageId": f"m{number}", "userId": "u", "timestamp": 1704067200 + number}
+            | {"properties": {"product_id": "p"}}
+            for number in range(100)
+        ]
+        proposal = propose(text_file(path, *map(json.dumps, calls)))
+        assert proposal.ready == ready
+    assert proposal.events == 10
+    assert proposal.doubts == ["'Bought it' is skipped, 90 times: map it if it is one of our types"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n", "x.csv: there are no rows in it$"),
+        (b"a,b\n\xe4,1\n", "no rows in it; row 2: it is not UTF-8"),
+        (b'a,b\n"1,2\n3,4\n', "no rows in it; row 3: it has 1 columns, the header has 2"),
+    ],
+)
+def test_file_without_a_row_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    """Nothing can be guessed of nothing; the first fault says why there is nothing."""
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        propose(path)

@@ -79,7 +79,10 @@ def test_gzip_and_parquet_give_the_same_rows(tmp_path: Path) -> None:
         ("rows.parquet", b"PAR0", "rows.parquet: "),
         ("rows.csv.gz", b"no gzip", "rows.csv.gz: "),
         ("missing.csv", None, "No such file"),
-        ("rows.csv", b"a,b,a\n1,2,3\n", "'a' twice"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", "rows.csv: the header has the column 'a' twice"),
+        ("rows.csv", "a,b\n1,2\n".encode("utf-16"), "rows.csv: it is UTF-16, or no text: conv"),
+        ("rows.jsonl", "{}\n".encode("utf-16-le"), "rows.jsonl: it is UTF-16, or no text"),
+        ("rows.csv", "größe,b\n1,2\n".encode("latin-1"), "rows.csv: in the header, it is not UTF"),
     ],
 )
 def test_file_that_cannot_be_read_is_named(
