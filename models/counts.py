@@ -16,16 +16,14 @@ from scipy.linalg import lapack
 
 from models.leave_one_out import Scores, judge
 from models.sequences import Items, Sequences
-from stream_app.errors import StreamAppError
 
 LOOKBACK = 20  # items back that a new item becomes a neighbour of, and that are compared with
-EASE_ITEMS_MAX = 25_000  # its matrix of all pairs has to be inverted: 2.5 GB, and as much again
+EASE_ITEMS_MAX = (
+    25_000  # with the most users: a matrix of all pairs, 2.5 GB, is inverted; 2.8 in all
+)
 EASE_ITEMS_TRIED = 3_000  # with the most users, which the regularization is chosen on
 EASE_REGULARIZATIONS = (15.0, 30.0, 60.0, 125.0, 250.0, 500.0, 1000.0)
-
-
-class TooManyItemsError(StreamAppError):
-    """A model does not fit into memory for so many items."""
+BLOCK = 512  # rows of that matrix of which there is a second copy
 
 
 class Popularity:
@@ -96,33 +94,51 @@ class EASE:
     """An item is a weighted sum of the others (Steck, WWW 2019), and of none of itself.
 
     "Embarrassingly Shallow Autoencoders for Sparse Data". ``regularization`` is what is added to
-    the diagonal of the matrix of pairs; where it is not given, :meth:`fit` chooses it.
+    the diagonal of the matrix of pairs; where it is not given, :meth:`fit` chooses it. Of more than
+    25,000 items those with the fewest users have no weights: they rank below the others, by
+    popularity.
     """
 
     def __init__(self, regularization: float | None = None) -> None:
         self.regularization = regularization
 
     def fit(self, data: Sequences) -> Self:
-        """Solve for the weights.
-
-        Raises
-        ------
-        TooManyItemsError
-            When there are more than 25,000 items.
-        """
-        if data.items > EASE_ITEMS_MAX:
-            raise TooManyItemsError(
-                f"EASE inverts a matrix of all pairs of items, {EASE_ITEMS_MAX:,} at most, and "
-                f"there are {data.items:,}: judge the others without it"
-            )
+        """Solve for the weights."""
         if self.regularization is None:
             self.regularization = _regularization(data)
-        self.weights = _ease_weights(data.learned, data.items, self.regularization)
+        self.shares = Popularity().fit(data).shares
+        self.common = _common(self.shares, EASE_ITEMS_MAX)
+        known = _renamed(data.learned, self.common, data.items)
+        self.weights = _ease_weights(known, len(self.common), self.regularization)
         return self
 
     def scores(self, histories: Sequence[Items]) -> Scores:
         """Return the sums of the history's weights; n histories -> (n, items)."""
-        return _ease_scores(histories, self.weights)
+        items = len(self.shares)
+        known = _ease_scores(_renamed(histories, self.common, items), self.weights)
+        if len(self.common) == items:
+            return known
+        found: Scores = known.min(axis=1, keepdims=True) - 2 + self.shares  # of 1 at most
+        found[:, self.common] = known
+        return found
+
+
+def _common(shares: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.intp]:
+    """Return the items that most users have: all, if there are no more."""
+    if len(shares) <= most:
+        return np.arange(len(shares))
+    return np.argsort(-shares, kind="stable")[:most]
+
+
+def _renamed(
+    histories: Sequence[Items], common: npt.NDArray[np.intp], items: int
+) -> Sequence[Items]:
+    """Return what of histories is common, each item as its place there."""
+    if len(common) == items:
+        return histories
+    places = np.full(items, -1, np.int32)
+    places[common] = np.arange(len(common))
+    return [found[found >= 0] for found in (places[each] for each in histories)]
 
 
 def _ease_scores(histories: Sequence[Items], weights: npt.NDArray[np.float32]) -> Scores:
@@ -135,10 +151,14 @@ def _ease_weights(
 ) -> npt.NDArray[np.float32]:
     """Return how much an item of a history counts for every other; (items, items)."""
     users = (matrix(histories, items) > 0).astype(np.float32)
-    gram = (users.T @ users).toarray()
+    owners = users.T.tocsr()
+    gram = np.zeros((items, items), np.float32)
+    for begin in range(0, items, BLOCK):
+        rows = slice(begin, begin + BLOCK)
+        (owners[rows] @ users).toarray(out=gram[rows])
     gram[np.diag_indices_from(gram)] += regularization
-    inverse = _inverse(gram)
-    weights: npt.NDArray[np.float32] = inverse / -np.diag(inverse)
+    weights = _inverse(gram)
+    weights /= -np.diag(weights)  # the minus makes it a copy, which does not change meanwhile
     np.fill_diagonal(weights, 0.0)
     return weights
 
@@ -150,12 +170,11 @@ def _regularization(data: Sequences) -> float:
     inversion, so it is tried on the items that most users have, and on the users whose validation
     item is one of them.
     """
-    common = np.argsort(-Popularity().fit(data).shares, kind="stable")[:EASE_ITEMS_TRIED]
-    places = np.full(data.items, -1, np.int32)
-    places[common] = np.arange(len(common))
-    learned = [found[found >= 0] for found in (places[each] for each in data.learned)]
-    targets = places[data.validation]
-    histories = [learned[user] for user in data.judged[targets >= 0]]
+    common = _common(Popularity().fit(data).shares, EASE_ITEMS_TRIED)
+    learned = _renamed(data.learned, common, data.items)
+    within = np.isin(data.validation, common)
+    (targets,) = _renamed([data.validation[within]], common, data.items)
+    histories = [learned[user] for user in data.judged[within]]
     grid, known = EASE_REGULARIZATIONS, dict[int, float]()
 
     def quality_at(place: int) -> float:
@@ -164,7 +183,7 @@ def _regularization(data: Sequences) -> float:
             known[place] = judge(
                 lambda asked: _ease_scores(asked, weights),
                 histories,
-                targets[targets >= 0],
+                targets,
                 len(common),
             ).ndcg_at_10
         return known[place]
@@ -177,12 +196,20 @@ def _regularization(data: Sequences) -> float:
 
 
 def _inverse(gram: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the inverse of a positive definite matrix: half the work of any matrix's."""
+    """Return the inverse of a positive definite matrix, in its place.
+
+    Half the work of any matrix's, and no second matrix: LAPACK fills a half, the other is mirrored.
+    """
     factor, failed = lapack.spotrf(gram.T, lower=0, overwrite_a=1)  # LAPACK's order is columns
     assert failed == 0, "a sum of squares and a positive diagonal"
     upper, failed = lapack.spotri(factor, lower=0, overwrite_c=1)
     assert failed == 0, "what was factored can be inverted"
-    found: npt.NDArray[np.float32] = np.triu(upper) + np.triu(upper, 1).T
+    found: npt.NDArray[np.float32] = upper.T  # in rows again: its lower half is known
+    for begin in range(0, len(found), BLOCK):
+        block, end = slice(begin, begin + BLOCK), begin + BLOCK
+        found[block, end:] = found[end:, block].T
+        corner = np.tril(found[block, block])
+        found[block, block] = corner + np.tril(corner, -1).T
     return found
 
 

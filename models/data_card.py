@@ -22,15 +22,19 @@ VALIDATION_SHARE, TEST_SHARE = 0.1, 0.1  # of the events, the newest: the tempor
 POPULAR_SHARE = 0.01  # of the items, the most popular: how much do they draw?
 DAY_MS = 86_400_000
 
+History = tuple[str, Items, npt.NDArray[np.int64]]  # user, items, their times
+
 
 class Leaks(msgspec.Struct, frozen=True):
     """What would make figures look better or other than they are.
 
-    ``tied_users`` is the share of judged users whose last two items have the same time, so that
-    which is the test is arbitrary, and ``tied_events`` that of events at the time of the user's
-    event before. ``unseen_test_items`` is the share of leave-one-out test items that nobody has in
-    training. ``users_before_only`` and ``users_after_only`` are the shares of users in one part of
-    the temporal split only, and ``unseen_later_items`` that of later events whose item is new.
+    All is told of the very sequences that the splits make: of each user's :func:`histories`, where
+    an item that follows itself is one entry. ``tied_users`` is the share of judged users whose last
+    two items have the same time, so that which is the test is arbitrary, and ``tied_events`` that
+    of entries at the time of the user's entry before. ``unseen_test_items`` is the share of
+    leave-one-out test items that nobody has in training. ``users_before_only`` and
+    ``users_after_only`` are the shares of users in one part of the temporal split only, and
+    ``unseen_later_items`` that of later entries whose item is new.
     """
 
     tied_users: float
@@ -76,8 +80,10 @@ class DataCard(msgspec.Struct, frozen=True):
     leaks: Leaks
 
 
-def data_card(log: Log, name: str, types: Collection[str] = TYPES) -> DataCard:
-    """Return the figures of a log; ``leaks`` are those of the types that sequences are made of."""
+def data_card(
+    log: Log, name: str, types: Collection[str] = TYPES, item_events_min: int = 1
+) -> DataCard:
+    """Return the figures of a log; ``leaks`` are those of its sequences, see :func:`histories`."""
     pairs = log.user.astype(np.int64) * len(log.items) + log.item
     distinct = len(np.unique(pairs))
     per_item, per_user = np.bincount(log.item), np.bincount(log.user)
@@ -112,7 +118,7 @@ def data_card(log: Log, name: str, types: Collection[str] = TYPES) -> DataCard:
         erased=counts.erased,
         faults=dict(counts.faults.most_common()),
         skipped=dict(counts.skipped.most_common()),
-        leaks=_leaks(_only(log, types)),
+        leaks=_leaks(histories(log, types, item_events_min), cuts(log)[1]),
     )
 
 
@@ -123,28 +129,23 @@ def _only(log: Log, types: Collection[str]) -> Log:
     return msgspec.structs.replace(log, **columns)
 
 
-def _leaks(log: Log) -> Leaks:
-    if not len(log):
+def _leaks(found: Sequence[History], test_ms: int) -> Leaks:
+    """Return what may mislead in sequences, and in their parts before and from a time on."""
+    if not found:
         return Leaks(*(0.0 for _ in Leaks.__struct_fields__))
-    users = len(np.unique(log.user))
-    order = np.argsort(log.user, kind="stable")  # by user, each in time order
-    user, item, time_ms = log.user[order], log.item[order], log.time_ms[order]
-    tied = np.flatnonzero((user[1:] == user[:-1]) & (time_ms[1:] == time_ms[:-1])) + 1
-    last = np.append(np.flatnonzero(user[1:] != user[:-1]), len(user) - 1)
-    judged = last[np.bincount(user)[user[last]] >= JUDGED_LENGTH]
-    held = np.zeros(len(user), np.bool_)
-    held[judged] = held[judged - 1] = True
-    seen = np.isin(item[judged], item[~held])
-    _, test_ms = cuts(log)
-    before, after = log.time_ms < test_ms, log.time_ms >= test_ms
-    early, late = set(log.user[before].tolist()), set(log.user[after].tolist())
-    known = np.isin(log.item[after], log.item[before])
+    judged = [(items, times) for _, items, times in found if len(items) >= JUDGED_LENGTH]
+    learned = [items[:-2] if len(items) >= JUDGED_LENGTH else items for _, items, _ in found]
+    seen = np.isin([items[-1] for items, _ in judged], np.concatenate(learned))
+    item, time_ms = (np.concatenate(column) for column in list(zip(*found, strict=True))[1:])
+    tied = sum(int((times[1:] == times[:-1]).sum()) for _, _, times in found)
+    after = time_ms >= test_ms
+    known = np.isin(item[after], item[~after])
     return Leaks(
-        tied_users=_share(int(np.isin(judged, tied).sum()), len(judged)),
-        tied_events=_share(len(tied), len(log)),
+        tied_users=_share(sum(bool(times[-1] == times[-2]) for _, times in judged), len(judged)),
+        tied_events=_share(tied, len(item)),
         unseen_test_items=_share(int((~seen).sum()), len(judged)),
-        users_before_only=_share(len(early - late), users),
-        users_after_only=_share(len(late - early), users),
+        users_before_only=_share(sum(bool(t[-1] < test_ms) for _, _, t in found), len(found)),
+        users_after_only=_share(sum(bool(t[0] >= test_ms) for _, _, t in found), len(found)),
         unseen_later_items=_share(int((~known).sum()), len(known)),
     )
 
@@ -172,9 +173,7 @@ def cuts(log: Log) -> tuple[int, int]:
     return validation_ms, test_ms
 
 
-def histories(
-    log: Log, types: Collection[str] = TYPES, item_events_min: int = 1
-) -> list[tuple[str, Items, npt.NDArray[np.int64]]]:
+def histories(log: Log, types: Collection[str] = TYPES, item_events_min: int = 1) -> list[History]:
     """Return each user's items and their times, oldest first.
 
     An item that follows itself counts once, as of its first time: whoever views, puts into the

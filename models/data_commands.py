@@ -46,7 +46,7 @@ def data(  # noqa: PLR0913 - an argument is an option
     """
     counted = chosen(types)
     log = read_log(Source(data, mapping))
-    card = data_card(log, data, counted)
+    card = data_card(log, data, counted, item_events_min)
     if sequences is not None:
         sequences.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(f"{line}\n" for line in lines(log, counted, item_events_min))

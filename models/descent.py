@@ -105,7 +105,8 @@ def descend(  # noqa: PLR0913, PLR0917 - each is a part of its own
                     save()
             model.eval()
             before = course.best_ndcg
-            mean = float(np.mean(np.array(course.losses, np.float32)))
+            losses = np.array(course.losses or [0.0], np.float32)  # 0 where nothing can be learned
+            mean = float(np.mean(losses))
             course.epochs.append(Epoch(round(mean, 4), judge()))
             course.losses = []
             bar.remove_task(task)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import jax
 import matplotlib as mpl
@@ -45,6 +45,14 @@ WEIGHTS, CURVE, PICTURE, ITEMS = "network.npz", "curve.json", "curve.png", "item
 app = typer.Typer()
 
 
+def _named(text: str) -> ModelName:
+    """Return a model's name as we write it; ``mult_vae``, as `benchmark` has it, will do too."""
+    name, names = text.replace("_", "-"), get_args(ModelName)
+    if name not in names:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}")
+    return cast("ModelName", name)
+
+
 class FitSettings(msgspec.Struct, frozen=True):
     """What to train: the settings that a run shares with none that differ in one of them."""
 
@@ -61,7 +69,12 @@ class FitSettings(msgspec.Struct, frozen=True):
 
 @app.command("train")
 def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
-    model: Annotated[ModelName, typer.Option(help="which")] = "ranker",
+    model: Annotated[
+        ModelName,
+        typer.Option(
+            parser=_named, metavar="NAME", help=f"one of {', '.join(get_args(ModelName))}"
+        ),
+    ] = "ranker",
     data: Annotated[str | None, typer.Option(help=DATA_HELP)] = None,
     mapping: MappingOption = None,
     folder: Annotated[

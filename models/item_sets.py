@@ -15,7 +15,7 @@ from flax import nnx
 from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
 from models.export import write_all_scores
-from models.leave_one_out import CELLS_MAX, Scores, judge
+from models.leave_one_out import CELLS_MAX, Scores, validation_ndcg
 from models.networks import CFGAN, Discriminator, Generator, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
 from stream_app.manifest import FIRST_ITEM, PADDING
@@ -96,9 +96,7 @@ class ItemSets:
             self.network,
             steps,
             count,
-            lambda: (
-                judge(self.scores, data.before_validation, data.validation, data.items).ndcg_at_10
-            ),
+            lambda: validation_ndcg(self.scores, data),
             settings.patience,
             optimizers,
             self.checkpoints,
@@ -222,6 +220,11 @@ def _vae_step(  # noqa: PLR0913, PLR0917 - the step is of these
 # --- CFGAN ----------------------------------------------------------------------------------------
 
 
+def _mean(losses: jax.Array, users: jax.Array) -> jax.Array:
+    """Return the mean over the rows that are a user's; losses and 1 or 0, (B,) each -> ()."""
+    return (losses * users).sum() / jnp.maximum(users.sum(), 1.0)
+
+
 @nnx.jit(static_argnames="settings")
 def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
     network: CFGAN,
@@ -240,6 +243,7 @@ def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
     keys = jax.random.split(key)
     tokens = network.generator.items.num_embeddings
     known = (history != PADDING).astype(jnp.float32)  # (B, L)
+    users = known.max(axis=1)  # (B,): 0 where a row fills the batch up
     drawn = max(round(settings.zeros * (tokens - FIRST_ITEM)), 1)
     others = jax.random.randint(keys[0], (drawn,), FIRST_ITEM, tokens)  # (N,)
     free = 1 - _owned(history, tokens)[:, others]  # (B, N)
@@ -257,12 +261,12 @@ def _gan_step(  # noqa: PLR0913, PLR0917 - the step is of these
 
     def unmasked(critic: Discriminator) -> jax.Array:
         real = looks(critic, known, jnp.zeros_like(free))
-        return (jax.nn.softplus(-real) + jax.nn.softplus(looks(critic, *fake))).mean()
+        return _mean(jax.nn.softplus(-real) + jax.nn.softplus(looks(critic, *fake)), users)
 
     def caught(generator: Generator) -> jax.Array:
         own, shared = made(generator)
-        fooled = jax.nn.softplus(-looks(network.discriminator, own, shared)).mean()
-        return fooled + settings.zeros_weight * (shared**2).sum(axis=1).mean()
+        fooled = _mean(jax.nn.softplus(-looks(network.discriminator, own, shared)), users)
+        return fooled + settings.zeros_weight * _mean((shared**2).sum(axis=1), users)
 
     discriminator.update(network.discriminator, nnx.grad(unmasked)(network.discriminator))
     found: jax.Array

@@ -15,6 +15,7 @@ from models.sequences import Items, Sequences
 Scores = npt.NDArray[np.float32]
 USERS_MAX = 512  # scored at once
 CELLS_MAX = 1 << 23  # scores that lie in memory at once (32 MB)
+VALIDATED_MAX = 20_000  # users that say when to stop; the test is always that of all
 
 
 class Recommender(Protocol):
@@ -56,10 +57,22 @@ def judge(
     return quality(above, equal)
 
 
+def validation_ndcg(scores: Callable[[Sequence[Items]], Scores], data: Sequences) -> float:
+    """Return NDCG@10 of the validation items; of very many users, of some evenly spaced ones."""
+    count = len(data.judged)
+    some = np.linspace(0, count - 1, min(count, VALIDATED_MAX)).astype(int)
+    histories = [data.learned[user] for user in data.judged[some]]
+    return judge(scores, histories, data.validation[some], data.items).ndcg_at_10
+
+
 def batches(histories: Sequence[Items], items: int) -> list[npt.NDArray[np.intp]]:
-    """Return the places of histories in batches, by length; the scores of one fit into memory."""
+    """Return the places of histories in batches, by length; the scores of one fit into memory.
+
+    A batch has a power of two of them, to which networks fill it up anyway.
+    """
     order = np.argsort([len(history) for history in histories], kind="stable")
     size = max(min(USERS_MAX, CELLS_MAX // items), 1)
+    size = 1 << (size.bit_length() - 1)
     return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
 
@@ -68,14 +81,17 @@ def rank(
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return how many other items score more than the target, and how many the same; (n,) each.
 
-    Items of the history are not counted, unless it is the target itself. ``scores`` are changed.
+    Items of the history are not counted, unless it is the target itself. A score that is no number
+    ranks last, so that a network that went astray looks as bad as it is. ``scores`` are changed.
     """
     rows = np.arange(len(targets))
     wanted = scores[rows, targets][:, None]
     seen = np.repeat(rows, [len(history) for history in histories])
     scores[seen, np.concatenate(histories)] = -np.inf
     scores[rows, targets] = -np.inf
-    return (scores > wanted).sum(axis=1), (scores == wanted).sum(axis=1)
+    above = (scores > wanted).sum(axis=1)
+    above[np.isnan(wanted[:, 0])] = scores.shape[1]
+    return above, (scores == wanted).sum(axis=1)
 
 
 def quality(above: npt.NDArray[np.integer], equal: npt.NDArray[np.integer]) -> Quality:

@@ -20,7 +20,7 @@ from flax import nnx
 from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
 from models.export import write_all_scores
-from models.leave_one_out import Scores, judge
+from models.leave_one_out import Scores, validation_ndcg
 from models.networks import LRURec, SASRec, Sizes
 from models.parallel import Spread, Step
 from models.sequences import Items, Sequences, fitting, padded
@@ -100,9 +100,7 @@ class NextItem:
             self.network,
             steps,
             len(list(_batches(given, settings.places, np.random.default_rng(0)))),
-            lambda: (
-                judge(self.scores, data.before_validation, data.validation, data.items).ndcg_at_10
-            ),
+            lambda: validation_ndcg(self.scores, data),
             settings.patience,
             [optimizer],
             self.checkpoints,

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 
 from stream_app.errors import StreamAppError
 from stream_app.manifest import FIRST_ITEM, PADDING
@@ -54,20 +55,26 @@ class Sequences(msgspec.Struct, frozen=True):
 
 
 def read(path: Path) -> Sequences:
-    """Return the histories of a file.
+    """Return the histories of a file; lines without an item are counted on standard error.
 
     Raises
     ------
     SequencesError
-        When there is no such file, a line names no item, or no user has three items.
+        When there is no such file, it is not UTF-8, or no user has three items.
     """
     if not path.is_file():
         raise SequencesError(f"there is no file {path}: give one of lines `user item item ...`")
-    lines = [line.split() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    short = next((place for place, words in enumerate(lines, 1) if len(words) < 2), None)  # noqa: PLR2004
-    if short is not None:
-        raise SequencesError(f"line {short} of {path} names no item: write `user item item ...`")
-    return split([words[1:] for words in lines])
+    try:
+        # Not splitlines(), which would also end a line at characters that an id may hold.
+        lines = [line.split() for line in path.read_text("utf-8").split("\n")]
+    except UnicodeDecodeError as error:
+        raise SequencesError(f"{path} is not UTF-8 ({error.reason}): convert it first") from None
+    histories = [words[1:] for words in lines if len(words) > 1]
+    idle = sum(len(words) == 1 for words in lines)
+    if idle:
+        told = f"{path}: {idle:,} lines name a user and no item, and are passed over"
+        Console(stderr=True).print(told, markup=False, highlight=False)
+    return split(histories)
 
 
 def split(histories: Sequence[Sequence[str]]) -> Sequences:

@@ -2,7 +2,8 @@
 
 Histories stream through all stages as purchases, and teach them what follows what; then each
 history to be continued is that of a new visitor, who asks. Its events arrive too late to teach
-co-visitation, so that counts and network know the same.
+co-visitation, so that counts and network know the same. Its newest 50 items are sent, since a row
+of state holds no more.
 """
 
 from collections.abc import Sequence
@@ -21,24 +22,35 @@ from models.next_item import NextItem
 from models.replay import Partition
 from models.sequences import Items, Sequences
 from stream_app.clock import monotonic_seconds
-from stream_app.config import StageSettings
+from stream_app.config import DAY_MS, StageSettings
+from stream_app.errors import StreamAppError
 from stream_app.event import Event, encode
 from stream_app.hashing import event_hash
 from stream_app.manifest import FIRST_ITEM, HISTORY, UNKNOWN, Data
 from stream_app.pipeline import Context, Outputs
 from stream_app.ranker import Ranker
 from stream_app.stages.candidates import POOL_SIZE
-from stream_app.steps import FEATURE_NAMES, Ranked, Request
+from stream_app.steps import FEATURE_NAMES, Ranked, Reject, Request
 
 WEIGHTS = [place / 20 for place in range(21)]  # of the network, that are tried
 BEGIN_MS = 1_735_689_600_000  # 2025-01-01: sequences without times are streamed from here on
-STEP_MS = 1_000  # between two events
+STEP_MS = 1_000  # between two events, at most
+SPAN_MS = 2 * DAY_MS  # of all events, however many: made-up time must not make counts fade
 LATE_MS = 900_000  # what arrives so long after its time teaches no co-visitation
 CHOSEN_MAX = 5_000  # users that the weight is chosen by
 ROWS = 256  # requests that the network reads at once
 SETTINGS = StageSettings(
     allow_repeat=False, recommend_on=frozenset(), top_k=50, learn_share=0.0, items_max=5_000_000
 )
+
+
+def pace_ms(events: int) -> int:
+    """Return the milliseconds between two of so many events."""
+    return min(max(SPAN_MS // events, 1), STEP_MS)
+
+
+class RejectedError(StreamAppError):
+    """The stages reject an event of a history: the file must name users and items otherwise."""
 
 
 class Served:
@@ -52,17 +64,24 @@ class Served:
         self.weight = 0.5  # of the network
 
     def fit(self, data: Sequences) -> Self:
-        """Stream the histories, and choose the weight by the NDCG of the validation items."""
+        """Stream the histories, and choose the weight by the NDCG of the validation items.
+
+        Raises
+        ------
+        RejectedError
+            When an id is none to the stages, such as one of more than 128 characters.
+        """
         self.names = data.names
         self._numbers = count()  # of events
         self._ms = BEGIN_MS
+        self._step_ms = pace_ms(sum(map(len, data.learned)) + 2 * len(data.judged))
         self._partition = Partition(0, Context(SETTINGS, 1))
         self._places = {event_hash(name): place for place, name in enumerate(data.names)}
         for user, history in enumerate(data.learned):
             for item in history:
-                self._ms += STEP_MS
+                self._ms += self._step_ms
                 self._append(f"u{user}", self._ms, data.names[item])
-        self._partition.run()
+        self._ranked(self._partition.run())
         self._serve()
         self.weight = self._choose(data.before_validation, data.validation)
         self._serve()
@@ -82,7 +101,7 @@ class Served:
         data = self.data
         if data is None:
             began, now = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (BEGIN_MS, self._ms))
-            data = Data("sequences", began, now, (self._ms - BEGIN_MS) // STEP_MS)
+            data = Data("sequences", began, now, (self._ms - BEGIN_MS) // self._step_ms)
         about = About(f"{self.name}-with-counts", data, {})
         export(network, self.names, self.weight, about, self.folder)
         ranker = Ranker.load(
@@ -104,9 +123,9 @@ class Served:
             for row, request in enumerate(requests[begin : begin + ROWS]):
                 shown = ~np.array(request.bought)
                 wanted = hashes[begin + row]
-                if wanted not in request.items:
+                own = request.items.index(wanted) if wanted in request.items else None
+                if own is None or not shown[own]:
                     continue
-                own = request.items.index(wanted)
                 for place, weight in enumerate(WEIGHTS):
                     scores = mixed(chance[row], share[row], weight)[: len(shown)]
                     above[place, begin + row] = (scores[shown] > scores[own]).sum()
@@ -134,11 +153,11 @@ class Served:
         """Return what is recommended to visitors with these histories, in their order."""
         found = []
         for history in histories:
-            self._ms += STEP_MS
+            self._ms += self._step_ms
             visitor = f"v{next(self._numbers)}"
             newest = history[-HISTORY:]
             for place, item in enumerate(newest):
-                late_ms = self._ms - LATE_MS - (len(newest) - place) * STEP_MS
+                late_ms = self._ms - LATE_MS - (len(newest) - place) * self._step_ms
                 found += self._append(visitor, late_ms, self.names[item])
             found += self._append(visitor, self._ms)
         found += self._ranked(self._partition.run())
@@ -159,6 +178,10 @@ class Served:
 
     @staticmethod
     def _ranked(outputs: Sequence[Outputs]) -> list[Ranked]:
+        for each in outputs:
+            reject = next((step for step in each.steps if isinstance(step, Reject)), None)
+            if reject is not None:  # silently, it would be a worse figure
+                raise RejectedError(f"an event is rejected ({reject.reason}): {reject.detail}")
         return [ranked for each in outputs for ranked in each.answers.ranked]
 
 

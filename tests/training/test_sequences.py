@@ -1,7 +1,6 @@
-"""The published networks, the baselines and the benchmark, on histories with a pattern."""
+"""The published networks and the baselines, on histories with a pattern."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -10,23 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnxruntime
+import optax
 import pytest
 from flax import nnx
-from typer.testing import CliRunner
 
-from models import counts, mix
-from models.__main__ import app
-from models.benchmark import NAMES, UnknownModelError, chosen
-from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
+from models import counts, leave_one_out, mix
+from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity
 from models.descent import Patience
 from models.export import ParityError, graph_of
-from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings
-from models.leave_one_out import Recommender, judge, quality, rank
+from models.item_sets import LENGTH_MAX, CFGANSettings, ItemSets, MultVAESettings, _gan_step
+from models.leave_one_out import Recommender, Scores, judge, quality, rank, validation_ndcg
 from models.mix import About, Mix, export
-from models.networks import LRURec, SASRec, SequenceNetwork, Sizes
+from models.networks import CFGAN, LRURec, SASRec, SequenceNetwork, Sizes
 from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
-from models.sequences import Sequences, SequencesError, padded, read, split
-from models.served import Served
+from models.sequences import Items, Sequences, padded, split
+from models.served import SPAN_MS, STEP_MS, RejectedError, Served, pace_ms
 from stream_app.manifest import FIRST_ITEM, PADDING, Data, read_manifest
 from stream_app.stages.candidates import POOL_MODEL
 
@@ -186,6 +183,46 @@ def test_the_metrics_are_those_of_all_orders() -> None:
     assert 0 < found.recall_at_5 < found.recall_at_10 < 1
 
 
+def test_scores_that_are_no_numbers_rank_last() -> None:
+    """A network that went astray must not look like a perfect one."""
+    histories, targets = [np.array([0], np.int32)] * 2, np.array([1, 2], np.int32)
+    astray = judge(
+        lambda asked: np.full((len(asked), 30), np.nan, np.float32), histories, targets, 30
+    )
+    assert astray.recall_at_10 == 0
+
+
+def test_validation_looks_at_some_of_very_many_users(
+    data: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are spread evenly, the same each time; of fewer it looks at all."""
+    asked: list[int] = []
+
+    def popular(histories: Sequence[Items]) -> Scores:
+        asked.append(len(histories))
+        return np.tile(np.arange(data.items, dtype=np.float32), (len(histories), 1))
+
+    wanted = judge(popular, data.before_validation, data.validation, data.items)
+    assert validation_ndcg(popular, data) == wanted.ndcg_at_10
+    monkeypatch.setattr(leave_one_out, "VALIDATED_MAX", 20)
+    assert 0 < validation_ndcg(popular, data) == validation_ndcg(popular, data)
+    assert asked == [200, 200, 20, 20]
+
+
+def test_rows_that_fill_a_batch_up_teach_nothing() -> None:
+    """CFGAN's loss over three users is the same in a batch of three rows and of four."""
+    settings, rngs = CFGANSettings(hidden=4, dropout=0.0), jax.random.key(0)
+    history = padded([np.array(each, np.int32) for each in ([1, 2], [3], [4, 5])], 2)
+    losses = []
+    for rows in (history, np.pad(history, ((0, 1), (0, 0)))):
+        network = CFGAN(ITEMS + FIRST_ITEM, 4, nnx.Rngs(0))
+        one = nnx.Optimizer(network.generator, optax.adam(1e-3), wrt=nnx.Param)
+        other = nnx.Optimizer(network.discriminator, optax.adam(1e-3), wrt=nnx.Param)
+        losses += [_gan_step(network, one, other, rows, settings, rngs) for _ in range(2)]
+    assert np.allclose(losses[:2], losses[2:], atol=1e-6)
+    assert losses[0] != losses[1]
+
+
 def test_the_last_two_items_are_held_back() -> None:
     """Nobody learns from the test; who has fewer than three items is learned from alone."""
     found = split([["a", "b", "c", "d"], ["d", "a"]])
@@ -237,17 +274,18 @@ def test_ease_chooses_its_regularization_on_the_validation(data: Sequences) -> N
     assert found[place] >= max(found[max(place - 1, 0) : place + 2])
 
 
-def test_ease_refuses_more_items_than_fit_into_memory(data: Sequences) -> None:
-    """It says so before it takes the memory."""
-    many = Sequences(
-        [str(item) for item in range(30_000)],
-        data.learned,
-        data.judged,
-        data.validation,
-        data.test,
-    )
-    with pytest.raises(TooManyItemsError, match="25,000 at most"):
-        EASE().fit(many)
+def test_ease_ranks_items_beyond_its_limit_by_popularity(
+    data: Sequences, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items that most users have get weights; the others stand below them, by their users."""
+    monkeypatch.setattr(counts, "EASE_ITEMS_MAX", 12)
+    model = EASE(10.0).fit(data)
+    rest = np.setdiff1d(np.arange(ITEMS), model.common)
+    assert model.weights.shape == (12, 12)
+    assert model.shares[model.common].min() >= model.shares[rest].max()
+    scores = model.scores(data.before_test)
+    assert (scores[:, model.common].min(axis=1) > scores[:, rest].max(axis=1)).all()
+    assert (np.diff(scores[:, rest[np.argsort(-model.shares[rest])]]) <= 0).all()
 
 
 def test_the_stages_serve_a_network(
@@ -265,6 +303,24 @@ def test_the_stages_serve_a_network(
     manifest = read_manifest(tmp_path / "model")
     assert manifest.metrics["weight"] == served.weight
     assert manifest.proposes == min(POOL_MODEL, ITEMS)
+
+
+def test_an_id_that_the_stages_reject_is_told(
+    fitted: dict[str, Recommender], tmp_path: Path
+) -> None:
+    """An id of too many characters would be missing from the counts, and nobody would know."""
+    network = fitted["sasrec"]
+    assert isinstance(network, NextItem)
+    long = split([[f"{item:0>200}" for item in history] for history in ring()])
+    with pytest.raises(RejectedError, match=r"an event is rejected \(not_an_event\)"):
+        Served(network, tmp_path / "model").fit(long)
+
+
+def test_made_up_time_is_bounded() -> None:
+    """However many events, counts and rows do not fade meanwhile; few come a second apart."""
+    assert pace_ms(1) == pace_ms(167_597) == STEP_MS
+    assert [count * pace_ms(count) <= SPAN_MS for count in (10**6, 10**8)] == [True, True]
+    assert pace_ms(10**9) == 1
 
 
 class Average(SequenceNetwork):
@@ -316,60 +372,3 @@ def test_the_same_seed_gives_the_same_network(
     again = LEARNERS["sasrec"]().fit(data)
     some = data.before_test[:20]
     assert np.array_equal(again.scores(some), fitted["sasrec"].scores(some))
-
-
-def test_the_benchmark_ends_with_one_line_of_json(tmp_path: Path) -> None:
-    """Of each model asked for it has the four metrics and the seconds."""
-    path = tmp_path / "ring.txt"
-    path.write_text("".join(f"u {' '.join(each)}\n" for each in ring(60)), "utf-8")
-    asked = ["benchmark", "--sequences", str(path), "--models", "ease,popularity,co_visitation"]
-    done = CliRunner().invoke(app, asked)
-    assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert list(found) == ["popularity", "co_visitation", "ease"]
-    names = {"recall_at_5", "ndcg_at_5", "recall_at_10", "ndcg_at_10", "seconds"}
-    assert all(each.keys() == names for each in found.values())
-    assert found["co_visitation"]["ndcg_at_10"] > found["popularity"]["ndcg_at_10"]
-
-
-def test_a_model_that_does_not_fit_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The others are judged all the same, and a sentence says what is missing and why."""
-    monkeypatch.setattr(counts, "EASE_ITEMS_MAX", ITEMS - 1)
-    path = tmp_path / "ring.txt"
-    path.write_text("".join(f"u {' '.join(each)}\n" for each in ring(60)), "utf-8")
-    asked = ["benchmark", "--sequences", str(path), "--models", "ease,popularity", "--json"]
-    done = CliRunner().invoke(app, asked)
-    assert json.loads(done.stdout.splitlines()[-1]).keys() == {"popularity"}
-    assert "ease is left out" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (None, "there is no file"),
-        ("u a b c\nu\n", "line 2 of"),
-        ("u a b\n", "no user has three items"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_a_sentence(
-    lines: str | None, message: str, tmp_path: Path
-) -> None:
-    """The command says who must do what, and ends with 1."""
-    path = tmp_path / "sequences.txt"
-    if lines is not None:
-        path.write_text(lines, "utf-8")
-    with pytest.raises(SequencesError, match=message):
-        read(path)
-    done = CliRunner().invoke(app, ["benchmark", "--sequences", str(path)])
-    assert (done.exit_code, "Traceback" in done.output) == (1, False)
-
-
-def test_models_are_chosen_by_name() -> None:
-    """All of them by default, in the order of the report; a name that there is not is refused."""
-    assert chosen(None) == list(NAMES)
-    assert chosen("sasrec, ease") == ["ease", "sasrec"]
-    with pytest.raises(UnknownModelError, match="no model bert4rec: name some of popularity"):
-        chosen("ease,bert4rec")
-    assert issubclass(SASRec, SequenceNetwork)

@@ -194,9 +194,26 @@ def test_data_card_counts_and_finds_leaks(tmp_path: Path) -> None:
     assert card.density == pytest.approx(7 / 18)
     assert card.days == 5.0
     assert card.leaks.tied_users == 0.5  # dora's, of hers and anna's
-    assert card.leaks.tied_events == pytest.approx(3 / 9, abs=1e-5)
+    assert card.leaks.tied_events == pytest.approx(2 / 8, abs=1e-5)  # both dora's
     assert card.leaks.unseen_test_items == 0.5  # i-2; milk is ben's, too
     assert np.isfinite(card.gini)
+
+
+def test_leaks_are_those_of_the_sequences(tmp_path: Path) -> None:
+    """Who views, puts into the cart and buys what nobody else has, has it once: as the test."""
+    kinds = ("view", "cart", "purchase")
+    events = [
+        event(f"{user}-{place}", user, place, item, kind)
+        for user in "abc"
+        for place, (item, kind) in enumerate(
+            [("milk", "view"), ("bread", "view"), *((f"own-{user}", kind) for kind in kinds)]
+        )
+    ]
+    log = read_log(Source(str(write(tmp_path / "own.jsonl", events))), SETTINGS)
+    assert data_card(log, "own").leaks.unseen_test_items == 1
+    common = data_card(log, "own", item_events_min=4)  # no history is left that could be judged
+    assert (common.leaks.unseen_test_items, common.items) == (0, 5)
+    assert data_card(log, "own", item_events_min=3).leaks == data_card(log, "own").leaks
 
 
 def test_data_command_prints_a_card_and_writes_sequences(tmp_path: Path) -> None:
