@@ -2,6 +2,7 @@
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -30,20 +31,28 @@ from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary
-from models.demo_ranker import BUILD, CHECKPOINT, RUN, SHOP_BEGINS_MS, TOKENS, VALIDATION_MS, Run
+from models.data_commands import LicenceOption
+from models.demo_ranker import (
+    BUILD,
+    CHECKPOINT,
+    LICENCE,
+    RUN,
+    SHOP_BEGINS_MS,
+    TOKENS,
+    VALIDATION_MS,
+    Run,
+)
 from models.evaluation_ranking import read_shop
 from models.export import Card, export
-from models.folder import CARD
 from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
 from models.sequences import read
 from models.train import build, load
 from models.variants import held
 from stream_app.errors import StreamAppError
-from stream_app.manifest import Data, read_folder
+from stream_app.manifest import Data
 from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
-from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
 PARITY_REQUESTS = 500
@@ -105,6 +114,7 @@ def export_(
     to: Annotated[Path, typer.Option(help="the folder that workers load")] = MODEL_FOLDER,
     precision: PrecisionOption = Precision.FLOAT32,
     loss_max: LossMax = LOSS_MAX,
+    licence: LicenceOption = LICENCE,
 ) -> None:
     """Write ONNX, items and manifest, and check that ONNX computes what the network does.
 
@@ -120,9 +130,9 @@ def export_(
     data = Data(SOURCE, _moment(SHOP_BEGINS_MS), _moment(TEST_MS), run.events)
     with TemporaryDirectory() as place:
         whole = Path(place)
-        difference = export(model, words, sample, Card(data, (run.partitions,), metrics), whole)
-        manifest = read_folder(whole, POOL_SIZE).manifest
-        (whole / CARD).write_text(card(manifest, figures), "utf-8")
+        about = Card(data, (run.partitions,), metrics, licence)
+        told = partial(card, figures=figures)
+        difference = export(model, words, sample, about, whole, told)
         asked = held(tested.before_baskets(), words.item_ids)
         variants = compress.compress(whole, to, precision, asked, loss_max)
     size = sum(path.stat().st_size for path in to.iterdir())
