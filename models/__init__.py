@@ -19,6 +19,7 @@ Networks that say what comes next, one file for all four, and the benchmark of t
     descent.py        epochs with early stopping and checkpoints
     next_item.py      how SASRec and LRURec learn
     item_sets.py      how Mult-VAE and CFGAN learn
+    all_scores.py     any of them as ONNX: a history -> scores of all items; parity
     mix.py            a network that proposes, and scores with the stream's counts: for workers
     served.py         the same within the stages, judged by what they answer
     leave_one_out.py  full ranking: recall and NDCG of the item that came next
@@ -40,7 +41,7 @@ The served ranker, in the order of the work::
                   judged them); written by evaluation_page.py with evaluation_tables.py,
                   evaluation_words.py and evaluation_pictures.py
     online.py     would an online re-scorer pay? measured, not served
-    export.py     the ONNX file, its manifest and probes; parity of both
+    export.py     the folder that workers load: ONNX, manifest and probes; parity
     compress.py   the table of items as float16 or int8
     variants.py   what that costs: bytes, time, NDCG, lists that change
     wrap.py       a graph that was trained elsewhere becomes such a folder

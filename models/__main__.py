@@ -2,6 +2,7 @@
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -32,8 +33,24 @@ from models.benchmark import NAMES
 from models.card import card
 from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
 from models.data import Requests, Vocabulary
-from models.data_commands import DATA_HELP, TYPES_TEXT, MappingOption, TypesOption, chosen
-from models.demo_ranker import BUILD, CHECKPOINT, RUN, SHOP_BEGINS_MS, TOKENS, VALIDATION_MS, Run
+from models.data_commands import (
+    DATA_HELP,
+    TYPES_TEXT,
+    LicenceOption,
+    MappingOption,
+    TypesOption,
+    chosen,
+)
+from models.demo_ranker import (
+    BUILD,
+    CHECKPOINT,
+    LICENCE,
+    RUN,
+    SHOP_BEGINS_MS,
+    TOKENS,
+    VALIDATION_MS,
+    Run,
+)
 from models.evaluation import Evaluation, Judged
 from models.evaluation_networks import (
     DEMO_EPOCHS,
@@ -45,7 +62,6 @@ from models.evaluation_networks import (
 from models.evaluation_ranking import read_shop
 from models.export import Card, export
 from models.fit import Split
-from models.folder import CARD
 from models.ranker_network import Ranker
 from models.replay import END_MS, TEST_MS
 from models.sequences import read
@@ -53,10 +69,9 @@ from models.sources import Source, SourceError, read_log
 from models.train import build, load
 from models.variants import held
 from stream_app.errors import StreamAppError
-from stream_app.manifest import Data, read_folder, read_manifest
+from stream_app.manifest import Data, read_manifest
 from stream_app.ops.demo_shops import MODEL_FOLDER
 from stream_app.sources.completejourney import SOURCE, CompleteJourney
-from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
 PARITY_REQUESTS = 500
@@ -172,6 +187,7 @@ def export_(
     to: Annotated[Path, typer.Option(help="the folder that workers load")] = MODEL_FOLDER,
     precision: PrecisionOption = Precision.FLOAT32,
     loss_max: LossMax = LOSS_MAX,
+    licence: LicenceOption = LICENCE,
 ) -> None:
     """Write ONNX, items and manifest, and check that ONNX computes what the network does.
 
@@ -187,9 +203,9 @@ def export_(
     data = Data(SOURCE, _moment(SHOP_BEGINS_MS), _moment(TEST_MS), run.events)
     with TemporaryDirectory() as place:
         whole = Path(place)
-        difference = export(model, words, sample, Card(data, (run.partitions,), metrics), whole)
-        manifest = read_folder(whole, POOL_SIZE).manifest
-        (whole / CARD).write_text(card(manifest, figures), "utf-8")
+        about = Card(data, (run.partitions,), metrics, licence)
+        told = partial(card, figures=figures)
+        difference = export(model, words, sample, about, whole, told)
         asked = held(tested.before_baskets(), words.item_ids)
         variants = compress.compress(whole, to, precision, asked, loss_max)
     size = sum(path.stat().st_size for path in to.iterdir())

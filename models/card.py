@@ -33,6 +33,26 @@ Written by `python -m models export`; `make model` makes all of this folder agai
 - **Licence.** {licence}
 """
 
+_RETRAINED = """\
+# Model card: {name}, version {version}
+
+Written by `python -m models retrain`.
+
+- **What it does.** Orders the up to {pool} candidates of a recommendation, given the last
+  {history} items of the user and {features} numbers about each candidate. A SASRec encoder reads
+  the history, a small network weighs what it says with the numbers (`models/ranker_network.py`).
+- **Trained on** {events:,} events of {source} from {since} to {until} (exclusive), as they stream
+  through the program with {partitions} partitions.
+- **Items.** It knows {items:,} by name; all others are judged by their numbers alone.
+- **How good.** {quality}
+- **Exact.** In float32 ONNX and the trained network differ by at most {parity:.1e}; probes in the
+  manifest let whoever loads it check its scores.
+- **What it is not for.** Another shop: item ids and habits are this one's. With another number of
+  partitions it works, with a warning, since shares are counted a partition. It says which candidate
+  is likelier to be bought, not how likely.
+- **Licence.** {licence}
+"""
+
 _FOREIGN = """\
 # Model card: {name}, version {version}
 
@@ -71,44 +91,54 @@ _NOT_SAID = "Not said."
 
 def foreign(manifest: Manifest, reads: str, requests: int) -> str:
     """Return the card of a model that was trained elsewhere; ``reads`` says what it looks at."""
-    return _FOREIGN.format(
-        name=manifest.name,
-        version=manifest.version,
-        pool=manifest.pool,
-        reads=reads,
-        source=manifest.data.source,
-        since=f"{manifest.data.since:%Y-%m-%d}",
-        until=f"{manifest.data.until:%Y-%m-%d}",
-        items=manifest.items,
-        requests=requests,
-        parity=manifest.metrics["parity"],
-        licence=manifest.licence or _NOT_SAID,
-    )
+    return _FOREIGN.format(**_said(manifest), reads=reads, requests=requests)
 
 
 def mixture(manifest: Manifest) -> str:
     """Return the card of a sequence network that is mixed with counts."""
-    figures = {
-        name: value
-        for name, value in manifest.metrics.items()
-        if name.startswith(("recall", "ndcg"))
-    }
-    said = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    said = _figures(manifest)
     return _MIXTURE.format(
-        name=manifest.name,
-        version=manifest.version,
+        **_said(manifest),
         proposes=manifest.proposes,
-        history=manifest.history,
-        pool=manifest.pool,
         weight=manifest.metrics["weight"],
-        events=manifest.data.events,
-        source=manifest.data.source,
-        since=f"{manifest.data.since:%Y-%m-%d}",
-        until=f"{manifest.data.until:%Y-%m-%d}",
-        items=manifest.items,
         quality=f"Of what was held back: {said}." if said else "Not measured.",
-        parity=manifest.metrics["parity"],
-        licence=manifest.licence or _NOT_SAID,
+    )
+
+
+def retrained(manifest: Manifest) -> str:
+    """Return the card of a ranker that was trained on a shop's own data."""
+    said = _figures(manifest)
+    return _RETRAINED.format(
+        **_said(manifest),
+        quality=f"On the newest window, which it never saw: {said}." if said else "Not measured.",
+    )
+
+
+def _said(manifest: Manifest) -> dict[str, Any]:
+    """Return what all cards say of a model."""
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "pool": manifest.pool,
+        "history": manifest.history,
+        "features": len(manifest.features),
+        "events": manifest.data.events,
+        "source": manifest.data.source,
+        "since": f"{manifest.data.since:%Y-%m-%d}",
+        "until": f"{manifest.data.until:%Y-%m-%d}",
+        "partitions": " or ".join(map(str, manifest.partitions)),
+        "items": manifest.items,
+        "parity": manifest.metrics["parity"],
+        "licence": manifest.licence or _NOT_SAID,
+    }
+
+
+def _figures(manifest: Manifest) -> str:
+    """Return the figures of a manifest that say how good the model is."""
+    return ", ".join(
+        f"{name} {value:.4f}"
+        for name, value in manifest.metrics.items()
+        if name.startswith(("recall", "ndcg_at"))
     )
 
 
@@ -160,19 +190,4 @@ def card(manifest: Manifest, figures: dict[str, Any] | None) -> str:
             f"{own['hit_rate_at_10']:.4f}; the formula that answers without a model reaches "
             f"{fallback['recall_at_10']:.4f} and {fallback['hit_rate_at_10']:.4f}"
         )
-    return _CARD.format(
-        name=manifest.name,
-        version=manifest.version,
-        pool=manifest.pool,
-        history=manifest.history,
-        features=len(manifest.features),
-        events=manifest.data.events,
-        source=manifest.data.source,
-        since=f"{manifest.data.since:%Y-%m-%d}",
-        until=f"{manifest.data.until:%Y-%m-%d}",
-        partitions=" or ".join(map(str, manifest.partitions)),
-        items=manifest.items,
-        quality=quality,
-        parity=manifest.metrics["parity"],
-        licence=manifest.licence or _NOT_SAID,
-    )
+    return _CARD.format(**_said(manifest), quality=quality)

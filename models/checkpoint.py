@@ -5,8 +5,10 @@ the best epoch, and notes: the epochs so far and the losses of the one under way
 data follows from seed and epoch, so that the place in it is a number.
 """
 
+import hashlib
 import os
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -127,6 +129,18 @@ class Checkpoints:
         """Return the files, the newest first; names sort as the run went."""
         found = self.folder.glob("epoch-*.npz")
         return sorted((path for path in found if _NAME.fullmatch(path.name)), reverse=True)
+
+
+def of_run(folder: Path, run: str, seconds: float = SECONDS) -> Checkpoints:
+    """Return the checkpoints of a run in ``folder``, once those of other runs are gone from it.
+
+    For what is always begun anew when its data has changed.
+    """
+    own = folder / hashlib.sha256(run.encode()).hexdigest()[:16]
+    for other in folder.glob("*"):
+        if other != own:
+            shutil.rmtree(other)
+    return Checkpoints(own, run, seconds)
 
 
 def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:

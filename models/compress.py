@@ -23,10 +23,10 @@ from rich.console import Console
 
 from models.card import table, with_variants
 from models.data import Requests
-from models.folder import CARD, probed, probes, session, write
+from models.folder import probed, probes, session, write
 from models.variants import Asked, Variant, check_rows, compare, held, made_up
 from stream_app.errors import StreamAppError
-from stream_app.manifest import Manifest, read_folder
+from stream_app.manifest import CARD, Manifest, read_folder
 from stream_app.stages.candidates import POOL_SIZE
 
 LOSS_MAX = 0.005  # of NDCG@10, relative

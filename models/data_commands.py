@@ -20,6 +20,9 @@ TypesOption = Annotated[str, typer.Option("--types", help="of the events that co
 ItemEventsOption = Annotated[
     int, typer.Option("--item-events-min", min=1, help="rarer items are left out")
 ]
+LicenceOption = Annotated[
+    str | None, typer.Option("--licence", help="on what terms the model may be used")
+]
 
 TYPES_TEXT = ",".join(TYPES)
 

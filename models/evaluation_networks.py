@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from models.benchmark import UnknownModelError
-from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity, TooManyItemsError
+from models.counts import EASE, CoVisitation, PersonalFrequency, Popularity
 from models.data_card import TYPES, cuts, histories, leave_one_out, temporal
 from models.descent import Epoch, Patience
 from models.evaluate import DEPTHS, Hashes
@@ -71,7 +71,7 @@ class Networks(msgspec.Struct, frozen=True):
 
     ``users`` have a history of ``events`` in all to learn from; validation and test begin at their
     times where the split is temporal; ``seconds`` is what fitting took,
-    early stopping included; ``left_out`` says why something was not fitted.
+    early stopping included.
     """
 
     data: str
@@ -84,7 +84,6 @@ class Networks(msgspec.Struct, frozen=True):
     rankings: Rankings
     seconds: dict[str, float]
     epochs: dict[str, list[Epoch]]
-    left_out: dict[str, str]
 
     def summary(self) -> dict[str, dict[str, float | None]]:
         """Return the accuracy of each: model -> measure -> value."""
@@ -126,15 +125,11 @@ def judge(log: Log, name: str, how: How) -> Networks:
     networks = chosen(how, len(data.learned))
     hashes = np.array([id_hash(item) for item in data.names], np.uint64)
     models: dict[str, Recommender] = {name: make() for name, make in BASELINES.items()}
-    answers, seconds, left_out = dict[str, Answers](), dict[str, float](), dict[str, str]()
+    answers, seconds = dict[str, Answers](), dict[str, float]()
     for each, model in (models | networks).items():
         console.print(f"{each} ...")
         began = monotonic_seconds()
-        try:
-            model.fit(data)
-        except TooManyItemsError as error:
-            left_out[each] = str(error)
-            continue
+        model.fit(data)
         seconds[each] = round(monotonic_seconds() - began, 1)
         answers[each] = answer(model, data, hashes)
     return Networks(
@@ -144,12 +139,9 @@ def judge(log: Log, name: str, how: How) -> Networks:
         data.items,
         sum(map(len, data.learned)),
         *cuts(log),
-        compare(
-            _asked(log, data, hashes, how), answers, [each for each in BASELINES if each in answers]
-        ),
+        compare(_asked(log, data, hashes, how), answers, list(BASELINES)),
         seconds,
         {each: model.epochs for each, model in networks.items()},
-        left_out,
     )
 
 

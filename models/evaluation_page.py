@@ -147,7 +147,6 @@ def _networks(found: Networks) -> str:
         best = int(np.argmax(ndcg))
         rows.append([name, str(len(ndcg)), str(best + 1), f"{ndcg[best]:.4f}"])
         rows[-1].append(f"{found.seconds[name]:.0f}")
-    left = [f"- {name} is left out: {why}" for name, why in found.left_out.items()]
     return words.NETWORKS.format(
         data=found.data,
         kinds=" or ".join(how.types),
@@ -163,12 +162,11 @@ def _networks(found: Networks) -> str:
         judged=ranking.users,
         known=ranking.known,
         personal=PERSONAL,
-        baselines=", ".join(name for name in BASELINES if name not in found.left_out),
+        baselines=", ".join(BASELINES),
         base=ranking.base,
         recall_picture=NETWORKS_PICTURES[0],
         parts_picture=NETWORKS_PICTURES[1],
         learning_picture=LEARNING,
-        left="\n".join(["", *left]) if left else "",
         main=tables.main(ranking),
         leads=tables.leads(ranking),
         depths=tables.depths(ranking),

@@ -92,7 +92,7 @@ before; this says nothing of it. With one item held back, precision@k is recall@
 - *{personal}* is left with popularity here, since what the user had is not ranked.
 - Equal scores stand by a hash of the item. Items that were bought at one time stand as they came.
 - Networks have the settings that `python -m models train` has for any data, and were not tuned on
-  this; where users are few, Mult-VAE and CFGAN see fewer of them in a step.{left}
+  this; where users are few, Mult-VAE and CFGAN see fewer of them in a step.
 
 ![recall at k of each]({recall_picture})
 

@@ -1,4 +1,4 @@
-"""What crosses over to the stream: a folder of three files, ONNX, item ids, manifest.
+"""What crosses over to the stream: a folder with the graph in ONNX, item ids, manifest and card.
 
 The graph has one fixed shape, one request a run: with a batch of changing size the same request
 got other bits beside other neighbours. The manifest carries probes, requests with their scores, so
@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from jax2onnx import to_onnx
 
+from models.card import retrained
 from models.data import Requests, Vocabulary
-from models.folder import Inputs, score, session
+from models.folder import Inputs, score, session, write
 from models.ranker_network import Ranker
 from models.train import Examples, examples, predict
+from models.variants import check_rows
 from stream_app.errors import StreamAppError
-from stream_app.manifest import FORMAT, GRAPH, HISTORY, ITEMS, MANIFEST, Data, Manifest, Probe
+from stream_app.manifest import FORMAT, HISTORY, Data, Manifest, Probe
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
@@ -49,37 +51,42 @@ class ParityError(StreamAppError):
     """The exported graph does not compute what the network does; whoever exports it acts."""
 
 
-def export(
+def export(  # noqa: PLR0913, PLR0917 - each is a part of its own
     model: Ranker,
     vocabulary: Vocabulary,
     sample: Requests,
     card: Card,
     folder: Path,
+    told: Callable[[Manifest], str] = retrained,
 ) -> float:
     """Write the folder; return the greatest difference between ONNX and JAX on the sample.
+
+    ``told`` makes the model card of the manifest.
 
     Raises
     ------
     ParityError
-        When that is more than 1e-4; the folder is then not to be used.
+        When that is more than 1e-4.
+    RowsError
+        When a request gets other bits in another order.
+    ModelError, RegistryError
+        When a worker would refuse the folder, or nobody could publish it. Nothing is written then,
+        as with the others.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_graph(model, folder / GRAPH)
-    (folder / ITEMS).write_text("".join(f"{item}\n" for item in vocabulary.item_ids), "utf-8")
+    graph = ranker_graph(model)
     given = examples(sample, vocabulary, seed=0)
     wanted = predict(model, given)
-    difference = parity(folder / GRAPH, given, wanted)
+    difference = parity(graph, given, wanted)
     if not difference <= PARITY_MAX:
         raise ParityError(
             f"scores of the exported graph differ by {difference:.2e} from the network's, more "
             f"than {PARITY_MAX:.0e}: do not publish it; train again or report a defect"
         )
-    names = (GRAPH, ITEMS)
-    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    check_rows(session(graph), _inputs(given), "exported")
     manifest = Manifest(
         format=FORMAT,
         name=NAME,
-        version=f"{card.data.until:%Y-%m-%d}.{files[GRAPH][:8]}",
+        version=f"{card.data.until:%Y-%m-%d}.{hashlib.sha256(graph).hexdigest()[:8]}",
         data=card.data,
         partitions=card.partitions,
         history=HISTORY,
@@ -88,25 +95,19 @@ def export(
         items=len(vocabulary.item_ids),
         opset=OPSET,
         metrics=card.metrics | {"parity": difference},
-        files=files,
+        files={},
         probes=tuple(_probe(given, wanted, place) for place in _probe_places(given)),
         licence=card.licence,
     )
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    (folder / MANIFEST).write_bytes(text + b"\n")
+    items = "".join(f"{item}\n" for item in vocabulary.item_ids)
+    write(folder, graph, items.encode(), manifest, told(manifest))
     return difference
 
 
-def write_graph(model: Ranker, path: Path) -> None:
-    """Write the ranker as ONNX, weights included."""
+def ranker_graph(model: Ranker) -> bytes:
+    """Return the ranker as ONNX, weights included."""
     model.eval()
-    path.write_bytes(graph_of(model, REQUEST, "scores"))
-
-
-def write_all_scores(scores: Callable[[jax.Array], jax.Array], length: int, path: Path) -> None:
-    """Write a function of one history, (1, ``length``) tokens -> scores, as ONNX with weights."""
-    history = {"history": jax.ShapeDtypeStruct((1, length), jnp.int32)}
-    path.write_bytes(graph_of(scores, history, "scores"))
+    return graph_of(model, REQUEST, "scores")
 
 
 def graph_of(model: Callable[..., jax.Array], inputs: Mapping[str, Any], output: str) -> bytes:
@@ -124,17 +125,20 @@ def graph_of(model: Callable[..., jax.Array], inputs: Mapping[str, Any], output:
     return data
 
 
-def run(path: Path, given: Examples) -> npt.NDArray[np.float32]:
+def run(graph: bytes, given: Examples) -> npt.NDArray[np.float32]:
     """Return the scores by onnxruntime, one request a run as the stream does it; (n, N)."""
-    running = session(path.read_bytes())
-    inputs = Inputs(given.history, given.candidates, given.features)
+    running, inputs = session(graph), _inputs(given)
     return np.array([score(running, inputs, place) for place in range(len(inputs))])
 
 
-def parity(path: Path, given: Examples, wanted: npt.NDArray[np.float32]) -> float:
+def parity(graph: bytes, given: Examples, wanted: npt.NDArray[np.float32]) -> float:
     """Return the greatest absolute difference between the graph's scores and the wanted ones."""
     real = given.candidates != 0
-    return float(np.abs(run(path, given) - wanted)[real].max())
+    return float(np.abs(run(graph, given) - wanted)[real].max())
+
+
+def _inputs(given: Examples) -> Inputs:
+    return Inputs(given.history, given.candidates, given.features)
 
 
 def _probe_places(given: Examples) -> list[int]:

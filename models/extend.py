@@ -19,13 +19,21 @@ from rich.console import Console
 
 from models.compress import Precision
 from models.content import Content, Fitted, fit, text_of
-from models.folder import CARD, Inputs, probed, probes, session, write
+from models.folder import Inputs, probed, probes, session, write
 from models.image_encoder import Images, of_items
 from models.longer import ExtendError, check_longer, item_tables, with_rows
 from models.text_encoder import EncoderError, Texts, Vectors
 from models.variants import check_rows, made_up
 from stream_app.event import Item
-from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, Folder, Manifest, read_folder
+from stream_app.manifest import (
+    CARD,
+    FIRST_ITEM,
+    HISTORY,
+    PADDING,
+    Folder,
+    Manifest,
+    read_folder,
+)
 from stream_app.sources.mapping import load_mapping
 from stream_app.sources.mapping_records import items_of
 from stream_app.sources.mapping_values import Misfit, check_id, typed

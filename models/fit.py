@@ -15,11 +15,13 @@ import typer
 from flax import nnx
 
 from models.checkpoint import SECONDS, Checkpoints, write_arrays
+from models.compress import REQUESTS
 from models.data_card import leave_one_out, temporal
 from models.data_commands import (
     DATA_HELP,
     TYPES_TEXT,
     ItemEventsOption,
+    LicenceOption,
     MappingOption,
     TypesOption,
     chosen,
@@ -28,6 +30,7 @@ from models.demo_ranker import BUILD, train_ranker
 from models.descent import Epoch, Patience
 from models.item_sets import CFGANSettings, ItemSets, MultVAESettings
 from models.leave_one_out import judge
+from models.mix import describe
 from models.networks import LRURec, SASRec
 from models.next_item import NextItem, NextItemSettings
 from models.parallel import ParallelError, Spread, free_port, join, launch
@@ -41,6 +44,7 @@ Name = Literal["sasrec", "lrurec", "mult-vae", "cfgan"]
 ModelName = Literal["ranker", "sasrec", "lrurec", "mult-vae", "cfgan"]
 Split = Literal["leave-one-out", "temporal"]
 WEIGHTS, CURVE, PICTURE, ITEMS = "network.npz", "curve.json", "curve.png", "items.txt"
+SCORES = "scores.onnx"  # a history -> scores of all items, in the order of ITEMS
 
 app = typer.Typer()
 
@@ -97,14 +101,17 @@ def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
     coordinator: Annotated[str | None, typer.Option(help="host:port of process 0")] = None,
     partitions: Annotated[int, typer.Option(min=1, help="of the ranker's topic")] = 4,
     households: Annotated[int | None, typer.Option(min=1, help="a part of the ranker's")] = None,
+    licence: LicenceOption = None,
     *,
     serve: Annotated[
-        bool, typer.Option(help="leave FOLDER/model for workers (sasrec and lrurec)")
+        bool,
+        typer.Option(help="leave FOLDER/scores.onnx, and FOLDER/model (sasrec and lrurec)"),
     ] = True,
 ) -> None:
     """Train a model; without options the demo's ranker, which `evaluate` and `export` take up.
 
-    The others learn from data of any source and, started again after a kill, go on. With
+    The others learn from data of any source and, started again after a kill, go on. They leave
+    FOLDER/scores.onnx, from a history to the scores of all items in FOLDER/items.txt. With
     --processes 2 two processes of this machine share each step (sasrec and lrurec). On several
     machines start each process with its --process and the same --coordinator and folder.
 
@@ -115,6 +122,8 @@ def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
         python -m models train --model lrurec --data shop.csv --mapping rees46 --processes 2
     """
     if model == "ranker":
+        if licence is not None:
+            raise SourceError("the ranker's --licence is said at its export: give it to `export`")
         if data is not None:
             raise SourceError(
                 "the ranker learns from other data by `python -m models retrain --data ...`; name "
@@ -143,7 +152,8 @@ def train_(  # noqa: PLR0913, PLR0917 - an argument is an option
         network, width, blocks, dropout, learning_rate, places, most, patience, seed
     )
     spread = Spread() if processes > 1 else None
-    found = run(given, settings, folder, checkpoint_seconds, spread, _about(data, log, serve))
+    about = _about(data, log) if serve else None
+    found = run(given, settings, folder, checkpoint_seconds, spread, about, licence)
     if jax.process_index() == 0:
         print(msgspec.json.encode(found).decode())
 
@@ -155,15 +165,19 @@ def run(  # noqa: PLR0913, PLR0917 - how to go on, to spread and to serve
     checkpoint_seconds: float = SECONDS,
     spread: Spread | None = None,
     about: Data | None = None,
+    licence: str | None = None,
 ) -> dict[str, Any]:
     """Train, or go on with training; leave weights, curve and items in ``folder``; return figures.
 
-    With ``about``, what the data is, a sequence network is also left as a model for workers.
+    With ``about``, what the data is, the network is exported too, and a sequence network also left
+    as a model for workers, with the requests that `compress` tells the loss on.
 
     Raises
     ------
     CheckpointError
         When the folder holds checkpoints of other data or settings.
+    ParityError, RowsError
+        When an exported graph does not compute what the network does, or not always the same.
     """
     began = monotonic_seconds()
     checkpoints = Checkpoints(folder / "checkpoints", _name_of(data, settings), checkpoint_seconds)
@@ -177,11 +191,23 @@ def run(  # noqa: PLR0913, PLR0917 - how to go on, to spread and to serve
         (folder / ITEMS).write_text("".join(f"{name}\n" for name in data.names), "utf-8")
         (folder / CURVE).write_bytes(msgspec.json.encode(model.epochs))
         picture(model.epochs, folder / PICTURE)
+        if about is not None:
+            found["parity"] = model.export(folder / SCORES, data.before_test)
         if about is not None and isinstance(model, NextItem):
             served = Served(model, folder / "model", about, settings.network).fit(data)
-            quality = judge(served.scores, data.before_test, data.test, data.items)
-            found["served"] = msgspec.to_builtins(quality)
+            found["served"] = _left(served, data, about, licence)
     return found | {"seconds": round(monotonic_seconds() - began, 1)}
+
+
+def _left(served: Served, data: Sequences, about: Data, licence: str | None) -> dict[str, float]:
+    """Judge a served model, say so in its folder, and leave the requests for the test items."""
+    quality = judge(served.scores, data.before_test, data.test, data.items)
+    metrics = {name: getattr(quality, name) for name in ("recall_at_10", "ndcg_at_10")}
+    describe(served.folder, metrics, licence)
+    until_ms = int(about.until.timestamp() * 1_000)
+    served.held(data.before_test, data.test, until_ms).save(served.folder.parent / REQUESTS)
+    figures: dict[str, float] = msgspec.to_builtins(quality)
+    return figures
 
 
 def picture(epochs: Sequence[Epoch], path: Path) -> None:
@@ -244,10 +270,8 @@ _MODELS: dict[Name, Callable[..., NextItem | ItemSets]] = {
 }
 
 
-def _about(name: str, log: Log, serve: bool) -> Data | None:  # noqa: FBT001
-    """Return what the manifest of a served model says of its data; None if none is wanted."""
-    if not serve:
-        return None
+def _about(name: str, log: Log) -> Data:
+    """Return what the manifest of a served model says of its data."""
     first, last = (datetime.fromtimestamp(int(ms) / 1000, UTC) for ms in log.time_ms[[0, -1]])
     return Data(name, first, last, len(log))
 

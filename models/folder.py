@@ -11,12 +11,10 @@ import numpy.typing as npt
 import onnxruntime
 
 from stream_app.clock import monotonic_seconds
-from stream_app.manifest import GRAPH, HISTORY, ITEMS, MANIFEST, PROPOSER, Manifest, Probe
+from stream_app.manifest import CARD, GRAPH, HISTORY, ITEMS, MANIFEST, PROPOSER, Manifest, Probe
 from stream_app.ranker import Ranker
 from stream_app.registry import Registry
 from stream_app.stages.candidates import POOL_SIZE
-
-CARD = "README.md"
 
 
 class Inputs(msgspec.Struct, frozen=True):

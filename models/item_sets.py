@@ -12,9 +12,9 @@ import numpy.typing as npt
 import optax
 from flax import nnx
 
+from models.all_scores import write_all_scores
 from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
-from models.export import write_all_scores
 from models.leave_one_out import CELLS_MAX, Scores, validation_ndcg
 from models.networks import CFGAN, Discriminator, Generator, MultVAE
 from models.sequences import Items, Sequences, fitting, padded
@@ -108,11 +108,20 @@ class ItemSets:
         found: Scores = np.asarray(_all_scores(self.network, _filled(histories)))
         return found[: len(histories), FIRST_ITEM:]
 
-    def export(self, path: Path) -> None:
-        """Write the network as ONNX: history, (1, 512) tokens -> scores, (1, items)."""
+    def export(self, path: Path, histories: Sequence[Items]) -> float:
+        """Write the network as ONNX: history, (1, 512) tokens -> scores, (1, items).
+
+        It is compared on some of the histories; the greatest difference is returned.
+        """
         network = self.network
         network.eval()
-        write_all_scores(lambda history: network(history)[:, FIRST_ITEM:], LENGTH_MAX, path)
+        return write_all_scores(
+            lambda history: network(history)[:, FIRST_ITEM:],
+            self.scores,
+            histories,
+            LENGTH_MAX,
+            path,
+        )
 
     def _start(
         self, popularity: npt.NDArray[np.float32]

@@ -19,8 +19,8 @@ from models.card import mixture
 from models.export import OPSET, PARITY_MAX, REQUEST, ParityError, graph_of
 from models.folder import Inputs, probes, score, session, write
 from models.networks import FAR, LRURec, SASRec
-from models.variants import made_up
-from stream_app.manifest import FIRST_ITEM, FORMAT, HISTORY, PADDING, Data, Manifest
+from models.variants import check_rows, made_up
+from stream_app.manifest import FIRST_ITEM, FORMAT, HISTORY, PADDING, Data, Manifest, read_folder
 from stream_app.stages.candidates import POOL_MODEL, POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 
@@ -95,6 +95,8 @@ def export(network: Network, names: Sequence[str], weight: float, about: About, 
     ------
     ParityError
         When that is more than 1e-4, or ONNX proposes other items.
+    RowsError
+        When a request gets other bits in another order.
     ModelError, RegistryError
         When a worker would refuse the folder, or nobody could publish it. Nothing is written then.
     """
@@ -107,6 +109,8 @@ def export(network: Network, names: Sequence[str], weight: float, about: About, 
     asked = made_up(len(names), drawn, PARITY_REQUESTS).inputs
     difference = _parity(mix, graph, asked)
     _check_proposals(propose, proposing, asked)
+    check_rows(session(graph), asked, "exported")
+    check_rows(session(proposing), asked, "exported", "proposals")
     manifest = Manifest(
         format=FORMAT,
         name=about.name,
@@ -127,6 +131,16 @@ def export(network: Network, names: Sequence[str], weight: float, about: About, 
     items = "".join(f"{name}\n" for name in names).encode()
     write(to, graph, items, manifest, mixture(manifest), proposing)
     return difference
+
+
+def describe(folder: Path, metrics: dict[str, float], licence: str | None) -> None:
+    """Add to what manifest and card of an exported folder say."""
+    found = read_folder(folder, POOL_SIZE)
+    manifest = msgspec.structs.replace(
+        found.manifest, metrics=found.manifest.metrics | metrics, licence=licence
+    )
+    items = "".join(f"{item_id}\n" for item_id in found.item_ids).encode()
+    write(folder, found.graph, items, manifest, mixture(manifest), found.proposer)
 
 
 def _parity(mix: Mix, graph: bytes, asked: Inputs) -> float:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import optax
 from flax import nnx
 
+from models.all_scores import write_all_scores
 from models.checkpoint import Checkpoints
 from models.descent import Epoch, Patience, descend
-from models.export import write_all_scores
 from models.leave_one_out import Scores, validation_ndcg
 from models.networks import LRURec, SASRec, Sizes
 from models.parallel import Spread, Step
@@ -115,12 +115,17 @@ class NextItem:
         found: Scores = np.asarray(_next_scores(self.network, filled))
         return found[: len(histories), FIRST_ITEM:]
 
-    def export(self, path: Path) -> None:
-        """Write the network as ONNX: history, (1, 64) tokens -> scores, (1, items)."""
+    def export(self, path: Path, histories: Sequence[Items]) -> float:
+        """Write the network as ONNX: history, (1, 64) tokens -> scores, (1, items).
+
+        It is compared on some of the histories; the greatest difference is returned.
+        """
         network = self.network
         network.eval()
-        write_all_scores(
+        return write_all_scores(
             lambda history: network.all_scores(network(history)[:, 0])[:, FIRST_ITEM:],
+            self.scores,
+            histories,
             LENGTHS[-1],
             path,
         )

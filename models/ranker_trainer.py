@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 from flax import nnx
 
+from models.checkpoint import of_run
 from models.data import (
     SERVED,
     Requests,
@@ -26,7 +28,7 @@ from models.export import Card, export, run
 from models.ranker_network import Ranker
 from models.replay import ASKED, Basket
 from models.sources import Counts, Log, Part, Source, SourceError, admitted, read_log
-from models.train import TrainSettings, build, examples, load, train
+from models.train import TrainSettings, build, examples, load, predict, train
 from stream_app.config import DAY_MS
 from stream_app.event import EVENT_TYPES, Event, Item, encode
 from stream_app.hashing import partition_for
@@ -45,6 +47,7 @@ from stream_app.steps import FEATURE_NAMES
 FILLING_SHARE = 1 / 6  # of the time: the tables of the stream are still filling up then
 PARITY_REQUESTS = 200
 CHECKPOINT, TOKENS, SETTINGS = "checkpoint", "items.txt", "settings.json"
+CHECKPOINTS = "checkpoints"  # of the training that is under way
 
 
 # --- any source as requests -----------------------------------------------------------------------
@@ -178,6 +181,8 @@ class RankerTrainer:
         How to train.
     item_purchases_min
         Rarer items have no name.
+    licence
+        On what terms the model may be used, for its manifest.
 
     Raises
     ------
@@ -193,9 +198,10 @@ class RankerTrainer:
         window_days: float,
         settings: TrainSettings,
         item_purchases_min: int = 10,
+        licence: str | None = None,
     ) -> None:
         self.source, self.partitions, self.folder = source, partitions, folder
-        self.settings = settings
+        self.settings, self.licence = settings, licence
         self.log = log = read_log(source, SERVED)
         begin_ms, last_ms = int(log.time_ms[0]), int(log.time_ms[-1])
         window_ms = int(window_days * DAY_MS)
@@ -214,12 +220,14 @@ class RankerTrainer:
     def train(self, into: Path) -> None:
         """Train, from the last weights where there are some, and export a folder for workers.
 
+        One that was killed goes on, if the data is the same.
+
         Raises
         ------
         SourceError
             When there are no baskets in one of the windows.
-        ParityError
-            When the exported graph does not compute what the network does.
+        ParityError, RowsError
+            When the exported graph does not compute what the network does, or not always the same.
         """
         past = self.requests.between(self.ask_from_ms, self.validation_ms)
         stop = self.requests.between(self.validation_ms, self.test_ms).before_baskets()
@@ -231,14 +239,25 @@ class RankerTrainer:
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         model, self.epochs = train(
-            past, stop, self.words, self.settings, self.folder / "checkpoint.next", self._warm
+            past,
+            stop,
+            self.words,
+            self.settings,
+            self.folder / "checkpoint.next",
+            self._warm,
+            partial(of_run, self.folder / CHECKPOINTS),
         )
         until = datetime.fromtimestamp(self.test_ms / 1000, UTC)
         since = datetime.fromtimestamp(int(self.log.time_ms[0]) / 1000, UTC)
         events = int(np.searchsorted(self.log.time_ms, self.test_ms))
         data = Data(self.source.data, since, until, events)
         sample = held.take(np.arange(min(len(held), PARITY_REQUESTS)))
-        export(model, self.words, sample, Card(data, (self.partitions,), {}), into)
+        scores = predict(model, examples(held, self.words, seed=0))
+        found = quality(gains(scores, held.candidates, held.bought, held.basket_sizes), held.user)
+        metrics = {"recall_at_10": found.recall_at_10, "ndcg_at_10": found.ndcg_at_10}
+        card = Card(data, (self.partitions,), metrics, self.licence)
+        export(model, self.words, sample, card, into)
+        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
 
     def keep(self) -> None:
         """Let the next training start from these weights."""
@@ -254,7 +273,8 @@ class RankerTrainer:
         """Return the NDCG@10 of an exported folder, as workers run it, on the newest window."""
         items = read_folder(folder, POOL_SIZE).item_ids
         held = self._held_out()
-        scores = run(folder / GRAPH, examples(held, Vocabulary(list(items)), seed=0))
+        graph = (folder / GRAPH).read_bytes()
+        scores = run(graph, examples(held, Vocabulary(list(items)), seed=0))
         each = gains(scores, held.candidates, held.bought, held.basket_sizes)
         return quality(each, held.user).ndcg_at_10
 

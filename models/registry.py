@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from models.compress import LOSS_MAX, CompressError, LossMax, Precision
+from stream_app.manifest import Manifest, read_manifest
 from stream_app.registry import Registry, Release
 from stream_app.stages.candidates import POOL_SIZE
 
@@ -33,13 +35,17 @@ def publish(
     registry: Url,
     *,
     promote: Annotated[bool, typer.Option("--promote", help="let it serve at once")] = False,
+    loss_max: LossMax = LOSS_MAX,
 ) -> None:
     """Copy a model into the registry, where it stays as it is; nothing serves it yet.
+
+    One in float16 or int8 must say what it lost by that, at most --loss-max.
 
     For example:
 
         python -m models publish build/ranker --registry s3://shop/models
     """
+    check_loss(read_manifest(folder), loss_max)
     where = Registry(registry)
     release = where.publish(folder, POOL_SIZE)
     print(f"published {_named(release)}")
@@ -95,6 +101,25 @@ def list_(registry: Url, *, json: Json = False) -> None:
         at = since.get(release)
         table.add_row(release.name, release.version, role, f"{at:%Y-%m-%d %H:%M}" if at else "")
     Console().print(table)
+
+
+def check_loss(manifest: Manifest, loss_max: float) -> None:
+    """Raise CompressError where a smaller model lost more than it may, or nobody knows how much."""
+    if manifest.precision == Precision.FLOAT32:
+        return
+    loss = manifest.metrics.get("ndcg_loss")
+    named = f"{manifest.name} {manifest.version}"
+    if loss is None:
+        raise CompressError(
+            f"{named} holds {manifest.precision}, and its manifest does not say what NDCG@10 lost "
+            "by that: compress the float32 model again with --build, the folder in which `python "
+            "-m models train` left its requests, or publish the float32 model"
+        )
+    if not loss <= loss_max:
+        raise CompressError(
+            f"{named} lost {loss:.2%} of NDCG@10 by {manifest.precision}, more than the "
+            f"{loss_max:.2%} of --loss-max: publish another precision, or allow more"
+        )
 
 
 def _named(release: Release) -> str:

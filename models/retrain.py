@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from models import report
-from models.data_commands import DataOption, MappingOption
+from models.data_commands import DataOption, LicenceOption, MappingOption
 from models.export import ParityError
 from models.ranker_trainer import RankerTrainer
 from models.registry import Url
@@ -239,6 +239,7 @@ def retrain(  # noqa: PLR0913, PLR0917 - an argument is an option
     every: Annotated[str | None, typer.Option(help="such as 7d: a cycle at least so often")] = None,
     metrics: Annotated[str | None, typer.Option(help="a worker's /metrics: when it drifts")] = None,
     auc_min: Annotated[float | None, typer.Option(help="a cycle below it, too")] = None,
+    licence: LicenceOption = None,
     *,
     once: Annotated[bool, typer.Option("--once", help="one cycle if it is due, for cron")] = False,
 ) -> None:
@@ -271,7 +272,13 @@ def retrain(  # noqa: PLR0913, PLR0917 - an argument is an option
             return
         console.print(f"a cycle, since {why}", markup=False)
         trainer = RankerTrainer(
-            Source(data, mapping), partitions, folder, window_days, settings, item_purchases_min
+            Source(data, mapping),
+            partitions,
+            folder,
+            window_days,
+            settings,
+            item_purchases_min,
+            licence,
         )
         outcome = cycle(trainer, where, worse_max, at)
         kept.write_bytes(

@@ -12,14 +12,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from flax import nnx
 
+from models.data import Requests, collect
 from models.folder import Inputs
 from models.leave_one_out import Scores, quality
 from models.mix import About, Network, export, mixed, parts
 from models.next_item import NextItem
-from models.replay import Partition
+from models.replay import Basket, Partition
 from models.sequences import Items, Sequences
 from stream_app.clock import monotonic_seconds
 from stream_app.config import DAY_MS, StageSettings
@@ -94,6 +96,29 @@ class Served:
             items = [self._places[ranked.request.items[place]] for place in ranked.places]
             found[row, items] = 1.0 / np.arange(1, len(items) + 1)
         return found
+
+    def held(self, histories: Sequence[Items], targets: Items, from_ms: int) -> Requests:
+        """Return the requests for some of the histories, as `compress` takes them.
+
+        They are dated one after another from ``from_ms`` on. Candidates that may not be shown,
+        those of the history, are left out.
+        """
+        chosen = np.linspace(0, len(histories) - 1, min(len(histories), CHOSEN_MAX)).astype(int)
+        pairs = []
+        for place, ranked in zip(
+            chosen, self._ask([histories[place] for place in chosen]), strict=True
+        ):
+            target = Event(
+                event_id="target",
+                type="purchase",
+                user_id=str(place),
+                timestamp=from_ms,
+                item_id=self.names[targets[place]],
+            )
+            basket = Basket("target", target.user_id, from_ms, [target])
+            pairs.append((_shown(ranked.request), basket))
+        found = collect(pairs)
+        return msgspec.structs.replace(found, time_ms=from_ms + np.arange(len(found)))
 
     def _serve(self) -> None:
         """Write the folder with the weight, and let it answer as a worker would."""
@@ -183,6 +208,15 @@ class Served:
             if reject is not None:  # silently, it would be a worse figure
                 raise RejectedError(f"an event is rejected ({reject.reason}): {reject.detail}")
         return [ranked for each in outputs for ranked in each.answers.ranked]
+
+
+def _shown(request: Request) -> Request:
+    """Return a request without the candidates that may not be shown."""
+    places = [place for place, bought in enumerate(request.bought) if not bought]
+    names = ("items", "item_ids", "features", "sources", "bought")
+    columns = {name: getattr(request, name) for name in names}
+    kept = {name: tuple(each[place] for place in places) for name, each in columns.items()}
+    return msgspec.structs.replace(request, **kept)
 
 
 @nnx.jit

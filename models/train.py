@@ -6,6 +6,7 @@ the head, and the encoder through it, by a softmax over the candidates of the re
 weighing as much as recall lets it: a hit in a basket of n items counts 1 / n.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.checkpoint import Checkpoints, plain
 from models.data import Requests, Vocabulary
 from models.evaluate import Quality, gains, quality
 from models.networks import FAR, Sizes
@@ -180,6 +182,27 @@ class Epoch(msgspec.Struct, frozen=True):
     validation: Quality | None
 
 
+class Course(msgspec.Struct):
+    """How far a training has come: its epochs, and both losses of each step of the one under way.
+
+    ``best`` is the place of the best epoch.
+    """
+
+    epochs: list[Epoch] = []
+    steps: list[Any] = []
+
+    @property
+    def best(self) -> int:
+        """The first of the best epochs by validation NDCG, the last without validation."""
+        each = [found.validation.ndcg_at_10 for found in self.epochs if found.validation]
+        return each.index(max(each)) if each else len(self.epochs) - 1
+
+    def goes_on(self, settings: TrainSettings) -> bool:
+        """Tell whether another epoch is due."""
+        since = len(self.epochs) - 1 - self.best
+        return len(self.epochs) < settings.epochs_max and since <= settings.patience
+
+
 def train(  # noqa: PLR0913, PLR0917 - each is a part of its own
     training: Requests,
     validation: Requests | None,
@@ -187,10 +210,13 @@ def train(  # noqa: PLR0913, PLR0917 - each is a part of its own
     settings: TrainSettings,
     folder: Path,
     warm: Callable[[Ranker], object] = id,
+    checkpoints: Callable[[str], Checkpoints] | None = None,
 ) -> tuple[Ranker, list[Epoch]]:
     """Return the network of the best epoch by validation NDCG, or of the last without validation.
 
-    ``folder`` gets a checkpoint of it. ``warm`` may give the fresh network earlier weights.
+    ``folder`` gets the weights of it. ``warm`` may give the fresh network earlier weights.
+    ``checkpoints`` takes what the run is of, in words: from there a killed run goes on to the same
+    bits.
     """
     given = examples(training, vocabulary, settings.seed)
     rows = training.features[training.candidates != 0]
@@ -203,38 +229,84 @@ def train(  # noqa: PLR0913, PLR0917 - each is a part of its own
     pace = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, warmup, total)
     optimizer = nnx.Optimizer(model, optax.adam(pace), wrt=nnx.Param)
     judged = examples(validation, vocabulary, settings.seed) if validation is not None else None
-    best, best_ndcg, waited = nnx.state(model), -1.0, 0
-    epochs: list[Epoch] = []
-    for number in range(settings.epochs_max):
+    kept = None
+    if checkpoints is not None:
+        kept = checkpoints(_name_of(settings, vocabulary, model, given, judged))
+    course, best = _resumed(model, optimizer, kept)
+    while course.goes_on(settings):
+        number, done = len(course.epochs), len(course.steps)
         model.train()
-        parts = [
-            _step(model, optimizer, given.take(places), settings, key)
-            for places, key in _batches(useful, settings, number)
-        ]
-        encoder, head = np.asarray(parts, np.float64).mean(axis=0).tolist()
+        for places, key in _batches(useful, settings, number, done):
+            course.steps.append(_step(model, optimizer, given.take(places), settings, key))
+            if kept is not None and kept.due():
+                _save(kept, model, optimizer, best, course)
+        encoder, head = np.asarray(course.steps, np.float64).mean(axis=0).tolist()
         found = None
         if judged is not None and validation is not None:
-            found = quality(
-                gains(
-                    predict(model, judged),
-                    validation.candidates,
-                    validation.bought,
-                    validation.basket_sizes,
-                ),
-                validation.user,
-            )
-        epochs.append(Epoch(round(encoder, 4), round(head, 4), found))
-        Console(stderr=True).print(_told(number + 1, epochs[-1]))
-        waited += 1
-        if found is None or found.ndcg_at_10 > best_ndcg:
-            best, waited = jax.tree.map(jnp.copy, nnx.state(model)), 0
-            best_ndcg = found.ndcg_at_10 if found is not None else -1.0
-        if waited > settings.patience:
-            break
+            found = _judged(model, judged, validation)
+        course.epochs.append(Epoch(round(encoder, 4), round(head, 4), found))
+        course.steps = []
+        Console(stderr=True).print(_told(number + 1, course.epochs[-1]))
+        if course.best == number:
+            best = jax.tree.map(jnp.copy, nnx.state(model))
+        if kept is not None:
+            _save(kept, model, optimizer, best, course)
     nnx.update(model, best)
     model.eval()
     save(model, folder)
-    return model, epochs
+    return model, course.epochs
+
+
+def _judged(model: Ranker, judged: Examples, validation: Requests) -> Quality:
+    """Return how good the network is as it is."""
+    scores = predict(model, judged)
+    each = gains(scores, validation.candidates, validation.bought, validation.basket_sizes)
+    return quality(each, validation.user)
+
+
+def _name_of(
+    settings: TrainSettings,
+    vocabulary: Vocabulary,
+    model: Ranker,
+    given: Examples,
+    judged: Examples | None,
+) -> str:
+    """Return what a run is of: its settings, and a hash of its data and of its first weights."""
+    digest = hashlib.sha256("\n".join(vocabulary.item_ids).encode())
+    tables = [given] if judged is None else [given, judged]
+    arrays = [getattr(table, name) for table in tables for name in table.__struct_fields__]
+    for array in [*arrays, *map(plain, jax.tree.leaves(nnx.state(model)))]:
+        digest.update(np.ascontiguousarray(array).data)
+    return f"{msgspec.json.encode(settings).decode()} {digest.hexdigest()}"
+
+
+def _resumed(
+    model: Ranker, optimizer: nnx.Optimizer[Ranker], kept: Checkpoints | None
+) -> tuple[Course, Any]:
+    """Return the course so far and the weights of its best epoch; the network is as it was then."""
+    best = nnx.state(model)
+    found = kept.latest(_state(model, optimizer, best)) if kept is not None else None
+    if found is None:
+        return Course(), best
+    state, notes = found
+    nnx.update(model, state["model"])
+    nnx.update(optimizer, state["optimizer"])
+    course = msgspec.convert(notes, Course)
+    Console(stderr=True).print(
+        f"goes on after {len(course.epochs)} epochs, {len(course.steps)} steps"
+    )
+    return course, state["best"]
+
+
+def _save(
+    kept: Checkpoints, model: Ranker, optimizer: nnx.Optimizer[Ranker], best: Any, course: Course
+) -> None:
+    notes = Course(course.epochs, [[float(loss) for loss in each] for each in course.steps])
+    kept.save(len(course.epochs), len(course.steps), _state(model, optimizer, best), notes)
+
+
+def _state(model: Ranker, optimizer: nnx.Optimizer[Ranker], best: Any) -> dict[str, Any]:
+    return {"model": nnx.state(model), "optimizer": nnx.state(optimizer), "best": best}
 
 
 def _scale(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -256,9 +328,9 @@ def _told(number: int, epoch: Epoch) -> str:
 
 
 def _batches(
-    useful: npt.NDArray[np.intp], settings: TrainSettings, epoch: int
+    useful: npt.NDArray[np.intp], settings: TrainSettings, epoch: int, begin: int
 ) -> Iterator[tuple[npt.NDArray[np.intp], jax.Array]]:
-    """Yield the places of each batch of an epoch, and its key; a bar on standard error."""
+    """Yield places and key of each batch of an epoch, from one on; a bar on standard error."""
     order = np.random.default_rng([settings.seed, epoch]).permutation(useful)
     steps = max(len(useful) // settings.batch, 1)  # few requests are one small batch
     keys = jax.random.split(jax.random.key(settings.seed * 1_000 + epoch), steps)
@@ -267,7 +339,7 @@ def _batches(
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
     ) as bar:
-        for step in bar.track(range(steps), description=str(epoch + 1)):
+        for step in bar.track(range(begin, steps), description=str(epoch + 1)):
             places = order[step * settings.batch : (step + 1) * settings.batch]
             yield np.sort(places), keys[step]
 

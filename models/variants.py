@@ -106,30 +106,36 @@ def made_up(items: int, rows: npt.NDArray[np.float32], count: int = MADE_UP) -> 
     return Asked(Inputs(history, candidates, features), None)
 
 
-def check_rows(running: onnxruntime.InferenceSession, inputs: Inputs, precision: str) -> None:
+def check_rows(
+    running: onnxruntime.InferenceSession, inputs: Inputs, what: str, output: str = "scores"
+) -> None:
     """Raise RowsError unless each request gets the same bits among others as alone.
 
     A graph of one request a run has no neighbours: its requests are run again in another order. One
     with a free first axis gets them in batches of several sizes, each request at several places.
+    ``what`` names the graph; ``output`` is "proposals" of one that proposes candidates.
     """
     count = min(len(inputs), ROWS)
-    alone = [score(running, inputs, place).tobytes() for place in range(count)]
+    taken = {each.name for each in running.get_inputs()}
+
+    def rows(begin: int, end: int) -> list[bytes]:
+        given = {name: x for name, x in inputs.feeds(slice(begin, end)).items() if name in taken}
+        return [row.tobytes() for row in np.asarray(running.run([output], given)[0])]
+
+    alone = [rows(place, place + 1)[0] for place in range(count)]
     if isinstance(running.get_inputs()[0].shape[0], int):
-        again = {place: score(running, inputs, place) for place in reversed(range(count))}
-        wrong = [place for place in range(count) if again[place].tobytes() != alone[place]]
+        again = {place: rows(place, place + 1)[0] for place in reversed(range(count))}
+        wrong = [place for place in range(count) if again[place] != alone[place]]
         how = "when it is asked in another order"
     else:
         wrong, how = [], "beside other requests than alone"
         for size in (count, count // 2 + 1, 3):
             for begin in range(0, count, size):
-                batch = inputs.feeds(slice(begin, min(begin + size, count)))
-                scores = running.run(["scores"], batch)[0]
-                wrong += [
-                    begin + n for n, row in enumerate(scores) if row.tobytes() != alone[begin + n]
-                ]
+                found = rows(begin, min(begin + size, count))
+                wrong += [begin + n for n, row in enumerate(found) if row != alone[begin + n]]
     if wrong:
         raise RowsError(
-            f"the {precision} graph gives request {wrong[0]} other scores {how}, and a user's list "
+            f"the {what} graph gives request {wrong[0]} other {output} {how}, and a user's list "
             "must not depend on that: export it with a fixed shape of one request, and without "
             "chance or scales taken while it runs"
         )

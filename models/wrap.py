@@ -30,6 +30,7 @@ from models.adapt import (
 )
 from models.card import foreign
 from models.compress import tables
+from models.data_commands import LicenceOption
 from models.folder import probes, score, session, write
 from models.variants import check_rows, made_up
 from stream_app.manifest import FIRST_ITEM, FORMAT, GRAPH, HISTORY, Data, Manifest
@@ -184,7 +185,7 @@ def wrap_(  # noqa: PLR0913, PLR0917 - each is an option
     partitions: Annotated[
         list[int] | None, typer.Option(help="of the topic its features were made with")
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="on what terms it may be used")] = None,
+    licence: LicenceOption = None,
 ) -> None:
     """Make a folder that workers load out of an ONNX file that was trained elsewhere.
 

@@ -1,8 +1,8 @@
 """The folder of a ranking model: its manifest, its items and its graph, read and checked.
 
-An export writes three files: ``ranker.onnx``, ``items.txt`` (one item id a line) and
+A worker reads three files: ``ranker.onnx``, ``items.txt`` (one item id a line) and
 ``manifest.json``; a model that also proposes candidates has a fourth, ``proposer.onnx``. Each is
-read once, so what was hashed is what is used.
+read once, so what was hashed is what is used. The model card is for people.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from stream_app.steps import FEATURE_NAMES
 
 GRAPH, ITEMS, MANIFEST = "ranker.onnx", "items.txt", "manifest.json"
 PROPOSER = "proposer.onnx"
+CARD = "README.md"  # the model card, for people
 FORMAT = 1
 HISTORY = 50
 PADDING, UNKNOWN, FIRST_ITEM = 0, 1, 2  # tokens: filling, an unknown item, the first of items.txt

@@ -24,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from msgspec import Struct
 
 from stream_app.errors import ModelError, StreamAppError
-from stream_app.manifest import MANIFEST, read_folder, read_manifest
+from stream_app.manifest import CARD, MANIFEST, read_folder, read_manifest
 
 RELEASES, SERVED = "releases", "served.json"
 FORMAT = 1
@@ -167,6 +167,8 @@ class Registry:
     def publish(self, folder: Path, pool_min: int) -> Release:
         """Copy a model's folder into the registry, once its files have been checked.
 
+        The model card goes with it, if there is one.
+
         Raises
         ------
         ModelError
@@ -190,7 +192,8 @@ class Registry:
                     "never changes: export the model again, which gives it a new version"
                 )
             # The manifest comes last: a release without one is none.
-            for name in (*manifest.names, MANIFEST):
+            card = (CARD,) if (folder / CARD).exists() else ()
+            for name in (*card, *manifest.names, MANIFEST):
                 self._write(f"{release.place}/{name}", (folder / name).read_bytes())
         return release
 

@@ -107,8 +107,14 @@ def test_model_and_registry_contradict_each_other(folder: Path) -> None:
 # --- a registry -----------------------------------------------------------------------------------
 
 
-def test_promoted_release_takes_over(registry: Registry, tmp_path: Path) -> None:
-    """At the next look the worker has what was promoted, and after a roll-back what was before."""
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_promoted_release_takes_over(kind: str, tmp_path: Path) -> None:
+    """At the next look the worker has what was promoted, and after a roll-back what was before.
+
+    The registry is a folder, or an object store (fsspec's own, in memory).
+    """
+    place = tmp_path if kind == "folder" else f"memory://{tmp_path.name}"
+    registry = Registry(f"{place}/registry")
     publish(registry, tmp_path, "1")
     keeper, world = keep(registry=registry.url)
     asyncio.run(keeper.start())
@@ -136,27 +142,51 @@ def test_look_without_news_changes_nothing(registry: Registry, tmp_path: Path) -
     assert world.ranker is serving
 
 
-@pytest.mark.parametrize("fault", ["flipped bit", "not a number", "slow"])
+def publish_unchecked(registry: Registry, tmp_path: Path, version: str, **over: Any) -> Release:
+    """Publish as a program of other features would have done, and let it serve."""
+    write_model(tmp_path / "registry" / "releases" / NAME / version, version=version, **over)
+    release = registry.find(NAME, version)
+    registry.promote(release, AT)
+    return release
+
+
+REASONS = {
+    "flipped bit": "corrupt",
+    "not a number": "not_finite",
+    "slow": "too_slow",
+    "other features": "mismatch",
+}
+
+
+@pytest.mark.parametrize("fault", REASONS)
 def test_refused_release_leaves_the_old_one(
     registry: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    """A release that is damaged, gives no numbers or is slow is refused once; the old one ranks."""
+    """A release that is damaged, gives no numbers, is slow or does not fit is refused once.
+
+    The old one goes on, a metric counts the reason and a line in the log says it.
+    """
     publish(registry, tmp_path, "1")
     keeper, world = keep(registry=registry.url)
     asyncio.run(keeper.start())
     serving = world.ranker
     over: dict[str, Any] = {"onnx": graph(last="Acos")} if fault == "not a number" else {}
-    release = publish(registry, tmp_path, "2", **over)
+    if fault == "other features":
+        release = publish_unchecked(registry, tmp_path, "2", features=["price"])
+    else:
+        release = publish(registry, tmp_path, "2", **over)
     if fault == "flipped bit":
         flip_bit(tmp_path / "registry" / release.place / "ranker.onnx")
     if fault == "slow":
         keeper._settings = load_settings(registry=registry.url, model_ms_max=1e-6)
+    reason = REASONS[fault]
+    before = value("stream_app_model_refusals_total", reason=reason)
     caplog.clear()
     asyncio.run(keeper.look())
     asyncio.run(keeper.look())
     assert world.ranker is serving
+    assert value("stream_app_model_refusals_total", reason=reason) == before + 1
     (entry,) = [entry for entry in caplog.records if entry.levelname == "ERROR"]
-    reason = {"flipped bit": "corrupt", "not a number": "not_finite", "slow": "too_slow"}[fault]
     assert entry.message.startswith(f"model refused ({reason}): ")
     assert value("stream_app_model_info", name=NAME, version="1") == 1.0
 

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from stream_app.errors import ModelError
+from stream_app.manifest import CARD
 from stream_app.registry import HISTORY_MAX, SERVED, Registry, RegistryError, Release
 from tests.onnx_model import NAME, POOL, flip_bit, proposer, write_model
 
@@ -38,6 +40,17 @@ def test_published_release_is_found_and_fetched(registry: Registry, tmp_path: Pa
     registry.fetch(release, tmp_path / "fetched")
     for path in (tmp_path / "1").iterdir():
         assert (tmp_path / "fetched" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_model_card_is_published_too(registry: Registry, tmp_path: Path) -> None:
+    """Whoever looks into the registry finds the card beside the model; workers do not fetch it."""
+    folder = write_model(tmp_path / "model")
+    (folder / CARD).write_text("what it is for", "utf-8")
+    release = registry.publish(folder, POOL)
+    files, root = fsspec.core.url_to_fs(f"{registry.url}/{release.place}")
+    assert files.cat_file(f"{root}/{CARD}") == b"what it is for"
+    registry.fetch(release, tmp_path / "fetched")
+    assert not (tmp_path / "fetched" / CARD).exists()
 
 
 def test_proposer_is_published_too(registry: Registry, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 from models import fit
-from models.checkpoint import KEPT, CheckpointError, Checkpoints
+from models.checkpoint import KEPT, CheckpointError, Checkpoints, of_run
 from models.data_card import leave_one_out
-from models.fit import CURVE, PICTURE, WEIGHTS
+from models.fit import CURVE, ITEMS, PICTURE, SCORES, WEIGHTS
 from models.sources import Source, read_log
 from stream_app.config import StageSettings
+from stream_app.manifest import Data
 from tests.training.rounds import TINY, write_rounds
 
+ABOUT = Data("rounds", datetime(2023, 11, 14, tzinfo=UTC), datetime(2023, 11, 15, tzinfo=UTC), 480)
 # Kills itself, as kill -9 does, half through writing the checkpoint of step 3 of the second epoch.
 KILLED = """
 import os, signal, sys
@@ -76,10 +80,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert (tmp_path / "alone" / PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
-def test_two_optimizers_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A generator and its discriminator, interrupted, come to the weights of a run that was not."""
+@pytest.mark.parametrize("network", ["lrurec", "mult-vae", "cfgan"])
+def test_each_network_goes_on(
+    network: fit.Name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted, also with two optimizers, it comes to the weights of a run that was not.
+
+    A network of sets leaves a graph with a score for each line of items.txt.
+    """
     data = data_of(write_rounds(tmp_path / "rounds.jsonl", users=512, length=6))
-    settings = msgspec.structs.replace(TINY, network="cfgan", epochs=2)
+    settings = msgspec.structs.replace(TINY, network=network, places=512, epochs=2)
     fit.run(data, settings, tmp_path / "alone")
     save = Checkpoints.save
 
@@ -92,8 +102,17 @@ def test_two_optimizers_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         patch.setattr(Checkpoints, "save", saved)
         with pytest.raises(KeyboardInterrupt):
             fit.run(data, settings, tmp_path / "stopped", checkpoint_seconds=0)
-    fit.run(data, settings, tmp_path / "stopped")
+    about = ABOUT if network != "lrurec" else None  # which would be served as well
+    found = fit.run(data, settings, tmp_path / "stopped", about=about)
     same(tmp_path / "stopped", tmp_path / "alone")
+    if about is not None:
+        assert found["parity"] <= 1e-4
+        graph = onnx.load(tmp_path / "stopped" / SCORES).graph
+        items = (tmp_path / "stopped" / ITEMS).read_text("utf-8").splitlines()
+        shape = [each.dim_value for each in graph.output[0].type.tensor_type.shape.dim]
+        assert (graph.input[0].name, graph.output[0].name) == ("history", "scores")
+        assert shape == [1, len(items)]
+        assert not (tmp_path / "stopped" / "model").exists()
 
 
 def state(seed: int) -> dict[str, Any]:
@@ -131,6 +150,18 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     wider = state(0) | {"weights": jnp.arange(4.0)}
     with pytest.raises(CheckpointError, match="of another run"):
         Checkpoints(tmp_path, "run").latest(wider)
+
+
+def test_a_run_that_is_begun_anew_removes_those_of_others(tmp_path: Path) -> None:
+    """The same run finds its own; another begins without any, and leaves none of the first."""
+    for run in ("run", "run", "another"):
+        kept = of_run(tmp_path, run)
+        found = kept.latest(state(0))
+        kept.save(0, 1, state(0), run)
+    assert found is None
+    assert (of_run(tmp_path, "another").latest(state(0)) or ({}, {}))[1] == "another"
+    assert len(list(tmp_path.iterdir())) == 1
+    assert of_run(tmp_path, "run").latest(state(0)) is None
 
 
 def test_checkpoints_are_due_by_the_clock(tmp_path: Path) -> None:

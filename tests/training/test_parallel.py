@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,18 +14,21 @@ from models import fit
 from models.__main__ import app
 from models.data_card import leave_one_out
 from models.descent import Epoch
-from models.fit import CURVE, WEIGHTS
+from models.fit import CURVE, SCORES, WEIGHTS
 from models.leave_one_out import Quality
 from models.parallel import ParallelError, launch
 from models.sources import Source, read_log
 from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings
-from stream_app.manifest import read_manifest
+from stream_app.manifest import CARD, read_manifest
 from tests.training.rounds import TINY, write_rounds
 
 
 def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
-    """With half of each batch in each, the losses differ by at most 1e-4; so do the weights."""
+    """With half of each batch in each, the losses differ by at most 1e-4; so do the weights.
+
+    What they leave says how good it is, and on what terms it may be used.
+    """
     # Nine histories a step: the halves are not of the same size.
     path = write_rounds(tmp_path / "rounds.jsonl")
     settings = msgspec.structs.replace(TINY, dropout=0.0, epochs=2)
@@ -38,6 +42,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         "--dropout": "0",
         "--epochs": str(settings.epochs),
         "--processes": "2",
+        "--licence": "CC0",
     }
     words = [word for pair in options.items() for word in pair]
     done = subprocess.run(
@@ -50,9 +55,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3_000:]
     assert "connected to 1 peer ranks" in done.stdout + done.stderr
     said = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    assert set(msgspec.json.decode(said[-1])["served"]) == set(Quality.__struct_fields__)
-    manifest = read_manifest(tmp_path / "two" / "model")
-    assert (manifest.name, manifest.data.source) == ("sasrec-with-counts", str(path))
+    check_left(tmp_path / "two", msgspec.json.decode(said[-1]), str(path))
     fit.run(leave_one_out(read_log(Source(str(path)), StageSettings())), settings, tmp_path / "one")
     one, two = (
         msgspec.json.decode((tmp_path / name / CURVE).read_bytes(), type=list[Epoch])
@@ -69,6 +72,30 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:
         # A bias of keys changes no attention: its gradient is rounding, which Adam makes steps of.
         for name in set(first) - {each for each in first if "['key']['bias']" in each}:
             assert np.allclose(first[name], second[name], atol=1e-5), name
+
+
+def check_left(folder: Path, found: dict[str, Any], source: str) -> None:
+    """Require a graph of all scores, and a model with its figures that tells what int8 loses."""
+    served = found["served"]
+    assert set(served) == set(Quality.__struct_fields__)
+    assert found["parity"] <= 1e-4
+    assert (folder / SCORES).exists()
+    manifest = read_manifest(folder / "model")
+    assert (manifest.name, manifest.data.source) == ("sasrec-with-counts", source)
+    assert manifest.licence == "CC0"
+    assert (
+        manifest.metrics.items()
+        >= {name: served[name] for name in ("recall_at_10", "ndcg_at_10")}.items()
+    )
+    card = (folder / "model" / CARD).read_text("utf-8")
+    assert f"recall_at_10 {served['recall_at_10']:.4f}" in card
+    assert "**Licence.** CC0" in card
+    words = ["compress", str(folder / "model"), "--to", str(folder / "int8")]
+    done = CliRunner().invoke(app, [*words, "--build", str(folder), "--loss-max", "1"])
+    assert done.exit_code == 0, done.output
+    metrics = read_manifest(folder / "int8").metrics
+    assert metrics["compared_requests"] == 48
+    assert metrics["ndcg_loss"] <= 1.0
 
 
 def test_a_process_that_fails_ends_the_run() -> None:

@@ -1,23 +1,31 @@
 """The network learns, is exported, and the stream's own loader gets the same scores from it."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import msgspec
 import numpy as np
 import pytest
+from flax import nnx
 
 from models import export as exporting
+from models.checkpoint import Checkpoints, of_run, plain
 from models.evaluate import gains
 from models.evaluation import version
 from models.export import Card, ParityError, export
 from models.ranker_network import Ranker
 from models.train import Epoch, TrainSettings, build, examples, load, predict, train
+from models.variants import RowsError
 from stream_app.manifest import FIRST_ITEM, HISTORY, PADDING, UNKNOWN, Data
 from stream_app.ranker import Ranker as Served
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
+from tests.training.chance import with_chance
 from tests.training.shop import VOCABULARY, requests
 
 SETTINGS = TrainSettings(
@@ -81,12 +89,36 @@ def test_a_checkpoint_gives_the_same_scores(trained: tuple[Ranker, list[Epoch], 
     assert np.array_equal(predict(other, given), predict(model, given))
 
 
-def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
-    """Training is repeatable."""
-    short = msgspec.structs.replace(SETTINGS, epochs_max=1)
-    one, two = (train(requests(130), None, VOCABULARY, short, tmp_path / name)[0] for name in "ab")
-    given = examples(requests(20, 5), VOCABULARY, seed=0)
-    assert np.array_equal(predict(one, given), predict(two, given))
+def test_a_killed_training_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted within its second epoch it comes to the weights and the curve of one left alone.
+
+    So training is repeatable, too.
+    """
+    short = msgspec.structs.replace(SETTINGS, blocks=1, epochs_max=2, dropout=0.2)
+    given, judged, where = requests(130), requests(40, 1), tmp_path / "checkpoints"
+    save, saved = Checkpoints.save, list[tuple[int, int]]()
+
+    def noted(self: Checkpoints, epoch: int, step: int, *rest: Any) -> None:
+        save(self, epoch, step, *rest)
+        saved.append((epoch, step))
+        if saved == [(0, 1), (0, 2), (1, 0), (1, 1)]:
+            raise KeyboardInterrupt
+
+    def run(name: str, kept: Callable[[str], Checkpoints] | None) -> tuple[Ranker, list[Epoch]]:
+        return train(given, judged, VOCABULARY, short, tmp_path / name, id, kept)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    kept = partial(of_run, where, seconds=0)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", kept)
+    again, curve = run("killed", kept)
+    assert saved[4:] == [(1, 2), (2, 0)]
+    alone, wanted = run("alone", None)
+    assert curve == wanted
+    for one, other in zip(*(jax.tree.leaves(nnx.state(x)) for x in (again, alone)), strict=True):
+        assert np.array_equal(plain(one), plain(other))
 
 
 def test_padding_and_what_lies_before_it_do_not_matter() -> None:
@@ -122,6 +154,7 @@ def test_the_stream_loads_what_was_exported_and_scores_the_same(
     assert served.manifest.features == FEATURE_NAMES
     assert served.version.startswith("2017-02-01.")
     assert served.version == version(model, int(CARD.data.until.timestamp() * 1000))
+    assert f"version {served.version}\n" in (tmp_path / "README.md").read_text("utf-8")
     wanted = predict(model, examples(sample, VOCABULARY, seed=0))
     for row in range(len(sample)):
         real = sample.candidates[row] != 0
@@ -134,27 +167,27 @@ def test_the_stream_loads_what_was_exported_and_scores_the_same(
         assert np.abs(np.array(scores) - wanted[row][real]).max() <= 1e-4
 
 
-def test_a_large_graph_is_one_file(tmp_path: Path) -> None:
+def test_a_large_graph_is_one_file() -> None:
     """The weights of more than a megabyte lie in the graph itself, not in a file beside it."""
     large = msgspec.structs.replace(SETTINGS, width=64)
     width = len(FEATURE_NAMES)
     model = build(large, 8_000, jnp.zeros(width), jnp.ones(width))
-    exporting.write_graph(model, tmp_path / "ranker.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["ranker.onnx"]
+    graph = exporting.ranker_graph(model)
     given = examples(requests(5, 6), VOCABULARY, seed=0)
-    data = tmp_path / "ranker.onnx"
-    assert data.stat().st_size > 8_000 * 64 * 4
-    assert exporting.parity(data, given, predict(model, given)) <= 1e-4
+    assert len(graph) > 8_000 * 64 * 4
+    assert exporting.parity(graph, given, predict(model, given)) <= 1e-4
 
 
 def test_a_graph_that_computes_something_else_is_not_exported(
     trained: tuple[Ranker, list[Epoch], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where ONNX and the network differ there is an error, and no manifest."""
+    """Where ONNX and the network differ, or chance plays a part, there is an error and no file."""
     model, _, _ = trained
-    monkeypatch.setattr(
-        exporting, "run", lambda *_: predict(fresh(), examples(requests(40, 4), VOCABULARY, seed=0))
-    )
+    real, made = exporting.graph_of, [exporting.ranker_graph(fresh())]
+    monkeypatch.setattr(exporting, "graph_of", lambda *_: made[-1])
     with pytest.raises(ParityError, match="do not publish it"):
         export(model, VOCABULARY, requests(40, 4), CARD, tmp_path)
-    assert not (tmp_path / "manifest.json").exists()
+    made.append(with_chance(real(model, exporting.REQUEST, "scores")))
+    with pytest.raises(RowsError, match="the exported graph gives request 0 other scores"):
+        export(model, VOCABULARY, requests(40, 4), CARD, tmp_path)
+    assert not list(tmp_path.iterdir())

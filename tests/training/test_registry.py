@@ -52,6 +52,20 @@ def test_a_model_is_published_promoted_and_rolled_back(models: Run, tmp_path: Pa
     assert models("promote", NAME, "2", *where).stdout == "tiny 2 serves now\n"
 
 
+def test_a_smaller_model_must_say_what_it_lost(models: Run, tmp_path: Path) -> None:
+    """One in int8 is not published unless its manifest has a loss of NDCG@10 within the bound."""
+    where = ("--registry", str(tmp_path / "registry"))
+    for metrics, more, said in (
+        ({}, (), "does not say what NDCG@10 lost by that: compress the float32 model again"),
+        ({"ndcg_loss": 0.01}, (), "lost 1.00% of NDCG@10 by int8, more than the 0.50%"),
+        ({"ndcg_loss": 0.01}, ("--loss-max", "0.02"), None),
+    ):
+        folder = write_model(tmp_path / "model", precision="int8", metrics=metrics)
+        result = models("publish", str(folder), *where, *more)
+        assert result.returncode == (0 if said is None else 2)
+        assert (said or "") in result.stderr.replace("\n", " ")
+
+
 def test_what_cannot_be_is_one_sentence(models: Run, tmp_path: Path) -> None:
     """A damaged model and an unknown release are refused with what to do, and the exit code 2."""
     where = ("--registry", str(tmp_path / "registry"))

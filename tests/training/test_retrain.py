@@ -2,7 +2,9 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import jax.numpy as jnp
 import msgspec
@@ -13,10 +15,20 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.data import Vocabulary
 from models.ranker_network import Ranker
-from models.ranker_trainer import carry_over, streamed
-from models.retrain import Last, Measured, Outcome, RetrainError, cycle, due, measured, period
+from models.ranker_trainer import CHECKPOINT, SETTINGS, TOKENS, carry_over, streamed
+from models.retrain import (
+    Last,
+    Measured,
+    Outcome,
+    RetrainError,
+    cycle,
+    due,
+    measure,
+    measured,
+    period,
+)
 from models.sources import Source
-from models.train import TrainSettings, build
+from models.train import TrainSettings, build, load, save
 from stream_app.event import Event, encode
 from stream_app.registry import Registry, Release
 from stream_app.steps import FEATURE_NAMES
@@ -106,6 +118,34 @@ def test_a_workers_metrics_are_read() -> None:
     assert measured("") == Measured(0.0, None)
 
 
+class Worker(BaseHTTPRequestHandler):
+    """Answers as a worker's port of metrics does, with one drift."""
+
+    def do_GET(self) -> None:
+        """Send the metrics; nothing else is there."""
+        self.send_response(200 if self.path == "/metrics" else 404)
+        self.end_headers()
+        self.wfile.write(b'stream_app_drifts_total{direction="worse"} 1\n')
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_worker_is_asked_over_http() -> None:
+    """What it answers is read; one that does not answer, or is no URL, is a sentence."""
+    with HTTPServer(("127.0.0.1", 0), Worker) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        assert measure(f"{url}/metrics") == Measured(1.0, None)
+        with pytest.raises(RetrainError, match="404"):
+            measure(f"{url}/elsewhere")
+        server.shutdown()
+    with pytest.raises(RetrainError, match="start the worker, or give another --metrics"):
+        measure(f"{url}/metrics")
+    with pytest.raises(RetrainError, match="is no URL"):
+        measure("localhost:8000/metrics")
+
+
 def write_shop(path: Path) -> Path:
     """Write purchases: every user goes round twelve items, two a basket, one basket a day."""
     events = [
@@ -170,16 +210,26 @@ def test_weights_are_carried_over_by_the_names_of_items() -> None:
         assert np.array_equal(getattr(last, each).kernel[...], getattr(model, each).kernel[...])
 
 
+def kept_ranker(folder: Path) -> Ranker:
+    """Return the network that the next training starts from."""
+    settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=TrainSettings)
+    tokens = Vocabulary((folder / TOKENS).read_text("utf-8").splitlines()).size
+    model = build(settings, tokens, *(jnp.zeros(len(FEATURE_NAMES)),) * 2)
+    load(model, folder / CHECKPOINT)
+    return model
+
+
 def test_retrain_once_makes_a_release_that_serves(tmp_path: Path) -> None:
     """From purchases in our schema to a promoted release; then from another's, by its mapping.
 
-    The second cycle starts from the weights of the first, whose items have the same names.
+    The second cycle starts from the weights that are kept, since its items have the same names.
+    Each leaves a model card and no checkpoints.
     """
     own, registry = write_shop(tmp_path / "shop.jsonl"), tmp_path / "registry"
     sources = (["--data", str(own)], write_other_shop(tmp_path / "other.jsonl"))
     words = ["retrain", "--registry", str(registry), "--once"]
     words += ["--folder", str(tmp_path / "kept"), "--window-days", "4", "--epochs", "1"]
-    words += ["--partitions", "1", "--worse-max", "1"]
+    words += ["--partitions", "1", "--worse-max", "1", "--licence", "CC0"]
     for number, data in enumerate(sources):
         done = CliRunner().invoke(app, [*words, *data])
         assert done.exit_code == 0, done.output
@@ -187,5 +237,16 @@ def test_retrain_once_makes_a_release_that_serves(tmp_path: Path) -> None:
         assert outcome["promoted"]
         assert (outcome["served_ndcg"] is None) == (number == 0)
         assert 0.0 < outcome["ndcg"] <= 1.0
-    assert len(Registry(str(registry)).releases()) == 2
+        assert not (tmp_path / "kept" / "checkpoints").exists()
+        model = kept_ranker(tmp_path / "kept")
+        bias = np.asarray(model.encoder.bias[...])
+        # A network begins with zeros there, and few steps of training change little.
+        assert np.abs(bias - number).max() < 0.1
+        model.encoder.bias[...] = jnp.ones_like(bias)
+        save(model, tmp_path / "kept" / CHECKPOINT)
+    releases = Registry(str(registry)).releases()
+    assert len(releases) == 2
+    card = (registry / releases[-1].place / "README.md").read_text("utf-8")
+    assert "newest window, which it never saw: recall_at_10" in card
+    assert "**Licence.** CC0" in card
     assert (tmp_path / "kept" / "curve.png").exists()

@@ -24,8 +24,10 @@ from models.networks import CFGAN, LRURec, SASRec, SequenceNetwork, Sizes
 from models.next_item import LENGTHS, NextItem, NextItemSettings, cross_entropy
 from models.sequences import Items, Sequences, padded, split
 from models.served import SPAN_MS, STEP_MS, RejectedError, Served, pace_ms
+from models.variants import RowsError
 from stream_app.manifest import FIRST_ITEM, PADDING, Data, read_manifest
 from stream_app.stages.candidates import POOL_MODEL
+from tests.training.chance import with_chance
 
 ITEMS = 20
 SIZES = Sizes(ITEMS + FIRST_ITEM, 16, 8, 2, 2, 0.0)
@@ -101,7 +103,7 @@ def test_an_exported_network_scores_the_same(
     """The ONNX file computes what the network does, whatever the filling."""
     model = fitted[name]
     assert isinstance(model, NextItem | ItemSets)
-    model.export(tmp_path / "network.onnx")
+    assert model.export(tmp_path / "network.onnx", data.before_test) <= 1e-4
     session = onnxruntime.InferenceSession((tmp_path / "network.onnx").read_bytes())
     length = LENGTHS[-1] if isinstance(model, NextItem) else LENGTH_MAX
     histories = data.before_test[:5]
@@ -335,7 +337,7 @@ class Average(SequenceNetwork):
 def test_a_graph_that_is_not_the_network_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parity is checked for scores and for proposals before anything is written."""
+    """Parity, and that chance plays no part, are checked before anything is written."""
     fresh = cast("LRURec", Average(SIZES, nnx.Rngs(0)))
     about = About("mix", Data("made up", datetime.now(UTC), datetime.now(UTC), 1), {})
     names = [f"i{place}" for place in range(ITEMS)]
@@ -349,7 +351,8 @@ def test_a_graph_that_is_not_the_network_is_not_written(
         changed = Mix(fresh, 0.4) if output == broken == "scores" else model
         if output == broken == "proposals":
             changed = lambda history: ITEMS + FIRST_ITEM - model(history)  # noqa: E731
-        return real(changed, inputs, output)
+        made = real(changed, inputs, output)
+        return with_chance(made) if broken == "chance" and output == "scores" else made
 
     monkeypatch.setattr(mix, "graph_of", other)
     monkeypatch.setattr(mix, "POOL_MODEL", 5)
@@ -358,6 +361,9 @@ def test_a_graph_that_is_not_the_network_is_not_written(
         exported()
     broken = "proposals"
     with pytest.raises(ParityError, match="items that the network does not"):
+        exported()
+    broken = "chance"
+    with pytest.raises(RowsError, match="other scores when it is asked in another order"):
         exported()
     assert not (tmp_path / "model").exists()
     broken = ""
