@@ -25,20 +25,20 @@ LEARNED_MAX = 32  # items of a history that are learned from in an epoch, drawn 
 
 
 class MultVAESettings(msgspec.Struct, frozen=True):
-    """How to train; docs/decisions/0016 tells what was tried.
+    """How to train; docs/decisions/0016 and 0018 tell what was tried.
 
     ``dropout`` is the share of a history that is hidden, and to be told from the rest.
     ``beta_max`` is what the divergence from the prior counts for in the end, ``anneal_steps`` the
     steps until then: from the start, it would leave nothing of the users in the latent space.
     """
 
-    hidden: int = 200
-    width: int = 64
+    hidden: int = 256
+    width: int = 128
     dropout: float = 0.5
-    beta_max: float = 0.3
-    anneal_steps: int = 1_000
-    learning_rate: float = 3e-3
-    users: int = 128
+    beta_max: float = 0.2
+    anneal_steps: int = 2_000
+    learning_rate: float = 1e-3
+    users: int = 256
     patience: Patience = Patience()
     seed: int = 0
 
