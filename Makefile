@@ -22,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 # Everything under docs/ is a page, hence the phony `docs`.
 .PHONY: help setup demo-setup constraints lint format docs reference test demo evaluate sim bench \
-	chaos kafka-jars java docker-compose kcat prometheus model clean
+	chaos kafka-jars java docker-compose kcat prometheus model pytest clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,8 +108,10 @@ reference: $(DEV_STAMP) ## Write into docs/ what they take from the code: settin
 docs: reference ## Build the site of the docs: build/site/index.html
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+test: lint pytest ## Run all checks and tests, those on a real Kafka too
+
 # Tests on a Kafka wait most of the time, so three processes fill two cores.
-test: setup kafka-jars docker-compose kcat prometheus lint ## Run all checks and tests, those on a real Kafka too
+pytest: setup kafka-jars docker-compose kcat prometheus
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 # --- things to run -----------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from stream_app.stages.candidates import POOL_SIZE
 
 
 def test_train_evaluate_export(tmp_path: Path) -> None:
-    """Sixteen households give a model, its figures, and a folder that the stream's loader takes."""
+    """Eight households give a model, its figures, and a folder that the stream's loader takes."""
     run, build, served = CliRunner(), tmp_path / "build", tmp_path / "served"
-    made = run.invoke(app, ["train", "--folder", str(build), "--households", "16", "--epochs", "1"])
+    made = run.invoke(app, ["train", "--folder", str(build), "--households", "8", "--epochs", "1"])
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout.splitlines()[-1])["epochs"] == 1
     judged = run.invoke(app, ["evaluate", "--folder", str(build)])
