@@ -7,9 +7,17 @@ KAFKA := .kafka
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_INSTALL := $(SUDO) env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install --quiet=2 --yes --no-install-recommends
 APT_UPDATE := $(SUDO) apt-get update --quiet=2
+# A comma would end an argument of `call`.
+EVERYTHING := .[demo,dev,models]
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
-# What is never imported need not be compiled: a minute is saved, and the rest is compiled when used.
-INSTALL := $(PIP) install --no-compile
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
+
+# install EXTRAS: by uv, in a fifth of pip's time, or else by pip, which also reads settings that
+# uv does not know, such as the index of a pip.conf. What is never imported need not be compiled.
+define install
+	@{ $(PIP) install 'uv>=0.13,<0.14' && $(UV) --editable '$(1)' --constraint constraints.txt; } \
+		|| $(PIP) install --no-compile --editable '$(1)' --constraint constraints.txt
+endef
 
 # Stamps: a target that was made is not made again until what it was made from changes.
 DEMO_STAMP := $(VENV)/.demo
@@ -34,13 +42,13 @@ $(BIN)/python:
 
 $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the packages of the demo ..."
-	@$(INSTALL) --editable '.[demo]' --constraint constraints.txt
+	$(call install,.[demo])
 	@touch $@
 
 # What development needs includes what the demo needs, hence both stamps.
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the packages of development ..."
-	@$(INSTALL) --editable '.[demo,dev,models]' --constraint constraints.txt
+	$(call install,$(EVERYTHING))
 	@touch $@ $(DEMO_STAMP)
 
 setup: $(DEV_STAMP) ## Create .venv with everything that development needs
@@ -48,7 +56,7 @@ setup: $(DEV_STAMP) ## Create .venv with everything that development needs
 demo-setup: $(DEMO_STAMP) # Create .venv with what the demo needs: no Java, no linters
 
 constraints: | $(BIN)/python ## Resolve all packages once and write constraints.txt
-	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolved.json '.[demo,dev,models]'
+	@$(PIP) install --dry-run --ignore-installed --report $(VENV)/resolved.json '$(EVERYTHING)'
 	@$(BIN)/python deploy/constraints.py $(VENV)/resolved.json > constraints.new
 	@mv constraints.new constraints.txt
 

@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -303,6 +303,31 @@ async def judge(settings: Settings, expected: Expected, partitions: int) -> Verd
     )
 
 
+class Process(Protocol):
+    """What is used of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """The id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; return the exit code."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal."""
+        ...
+
+    def kill(self) -> None:
+        """End it at once."""
+        ...
+
+
 class WorkerProcess:
     """A worker in a process of its own, which can be killed, stopped and woken up.
 
@@ -317,7 +342,7 @@ class WorkerProcess:
     def __init__(self, environment: dict[str, str], log: Path) -> None:
         self._environment = {**os.environ, "STREAM_APP_METRICS_PORT": "0", **environment}
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def running(self) -> bool:

@@ -1,272 +1,54 @@
 """``python -m models``: the ranker from nothing to a folder, a benchmark, and what serves."""
 
+import importlib
 import sys
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated
 
-import jax.numpy as jnp
-import msgspec
-import numpy as np
 import typer
 from rich.console import Console
 
-from models import (
-    benchmark,
-    compress,
-    data_commands,
-    encode,
-    evaluation,
-    evaluation_behavior,
-    evaluation_networks,
-    evaluation_page,
-    extend,
-    fit,
-    registry,
-    report,
-    retrain,
-    wrap,
-)
-from models.benchmark import NAMES
-from models.card import card
-from models.compress import LOSS_MAX, REQUESTS, LossMax, Precision, PrecisionOption
-from models.data import Requests, Vocabulary
-from models.data_commands import (
-    DATA_HELP,
-    TYPES_TEXT,
-    LicenceOption,
-    MappingOption,
-    TypesOption,
-    chosen,
-)
-from models.demo_ranker import (
-    BUILD,
-    CHECKPOINT,
-    LICENCE,
-    RUN,
-    SHOP_BEGINS_MS,
-    TOKENS,
-    VALIDATION_MS,
-    Run,
-)
-from models.evaluation import Evaluation, Judged
-from models.evaluation_networks import (
-    DEMO_EPOCHS,
-    DEMO_HOUSEHOLDS,
-    DEMO_ITEM_USERS_MIN,
-    Households,
-    How,
-)
-from models.evaluation_ranking import read_shop
-from models.export import Card, export
-from models.fit import Split
-from models.ranker_network import Ranker
-from models.replay import END_MS, TEST_MS
-from models.sequences import read
-from models.sources import Source, SourceError, read_log
-from models.train import build, load
-from models.variants import held
 from stream_app.errors import StreamAppError
-from stream_app.manifest import Data, read_manifest
-from stream_app.ops.demo_shops import MODEL_FOLDER
-from stream_app.sources.completejourney import SOURCE, CompleteJourney
-from stream_app.steps import FEATURE_NAMES
 
-PARITY_REQUESTS = 500
-EVALUATION = "evaluation.json"
-
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
-for each in (data_commands, fit, compress, wrap, encode, extend, registry, retrain):
-    app.registered_commands += each.app.registered_commands
-console = Console(stderr=True, width=100)
-
-Folder = Annotated[Path, typer.Option(help="where data, weights and reports lie")]
-
-
-@app.command()
-def evaluate(  # noqa: PLR0913, PLR0917 - an argument is an option
-    folder: Folder = BUILD,
-    report_to: Annotated[
-        Path | None,
-        typer.Option("--report", help="a folder for one page with pictures on all that is learned"),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(help=f"report on networks for other data: {DATA_HELP}")
-    ] = None,
-    mapping: MappingOption = None,
-    split: Annotated[Split, typer.Option(help="what is held back")] = "temporal",
-    types: TypesOption = TYPES_TEXT,
-    item_events_min: Annotated[
-        int | None, typer.Option(min=1, help="rarer items are left out [default: 1, demo 10]")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="of each network at most [default: 60, demo 20]")
-    ] = None,
-    width: Annotated[int | None, typer.Option(min=2, help="of the networks' vectors")] = None,
-    networks: Annotated[
-        str | None, typer.Option(help="some of sasrec,lrurec,mult-vae,cfgan [default: all]")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
-    *,
-    write: Annotated[bool, typer.Option(help="docs/results/ranker.*")] = False,
-) -> None:
-    """Compare the ranker with the formula and fitted baselines on weeks that it never saw.
-
-    A report also judges each network beside every baseline among all items, and the stream's own
-    predictions, which takes a quarter of an hour or so. With --data it is of the networks alone.
-
-    For example:
-
-        python -m models evaluate --report report
-
-        python -m models evaluate --report report --data shop.csv --mapping rees46
-    """
-    how = How(
-        split,
-        tuple(chosen(types)),
-        item_events_min or (DEMO_ITEM_USERS_MIN if data is None else 1),
-        width,
-        epochs or (DEMO_EPOCHS if data is None else How().epochs),
-        seed,
-        None if networks is None else tuple(map(str.strip, networks.split(","))),
-    )
-    if data is not None:
-        if report_to is None:
-            raise SourceError("give --report, the folder for what is found about --data")
-        own = evaluation_networks.judge(read_log(Source(data, mapping)), Path(data).name, how)
-        files = evaluation_page.write(Evaluation(networks=own), report_to)
-        console.print(f"{report_to}: {', '.join(files)}")
-        print(msgspec.json.encode(own.summary()).decode())
-        return
-    requests, words, run, model = _read(folder)
-    earlier, later = requests.between(VALIDATION_MS, TEST_MS), requests.between(TEST_MS, END_MS)
-    scores = report.score(model, words, earlier.before_baskets(), later.before_baskets())
-    found = report.compare(model, words, later, scores)
-    console.print(found.table())
-    figures = found.figures() | {"partitions": run.partitions, "train_seconds": run.seconds}
-    (folder / EVALUATION).write_bytes(msgspec.json.encode(figures))
-    if write:
-        report.write(found, figures, run.epochs)
-    if report_to is not None:
-        users = frozenset(map(str, np.unique(requests.user).tolist()))
-        judged = evaluation.judge_ranker(
-            later.before_baskets(),
-            scores,
-            read_shop(CompleteJourney().events(users), TEST_MS),
-            run.epochs,
-            run.partitions,
-            (evaluation.version(model, TEST_MS), read_manifest(MODEL_FOLDER).version),
-        )
-        files = evaluation_page.write(_whole(judged, users, run.partitions, how), report_to)
-        console.print(f"{report_to}: {', '.join(files)}")
-    print(msgspec.json.encode(figures).decode())
-    if found.of("ranker").recall_at_10 <= found.of("formula").recall_at_10:
-        console.print("the ranker is no better than the formula: do not export it")
-        raise typer.Exit(1)
+# In which module each command is. Only that of the command that runs is imported, since JAX and
+# what writes ONNX take five seconds, and whoever promotes a model needs neither.
+COMMANDS = {
+    "benchmark": "benchmark_command",
+    "compress": "compress",
+    "data": "data_commands",
+    "encode": "encode",
+    "evaluate": "demo_commands",
+    "export": "demo_commands",
+    "extend": "extend",
+    "list": "registry",
+    "promote": "registry",
+    "publish": "registry",
+    "retrain": "retrain",
+    "roll-back": "registry",
+    "shadow": "registry",
+    "train": "fit",
+    "wrap": "wrap",
+}
 
 
-def _whole(judged: Judged, users: frozenset[str], partitions: int, how: How) -> Evaluation:
-    """Return the demo's evaluation: of the ranker, of networks, and of the stream's predictions."""
-    some = frozenset(sorted(users)[:DEMO_HOUSEHOLDS])
-    name = f"{SOURCE}, {len(some):,} of {len(users):,} households"
-    networks = evaluation_networks.judge(read_log(Households(some)), name, how)
-    console.print("report: the year of these households through the stream ...")
-    cases = evaluation_behavior.completejourney(partitions, users)
-    judgements, few = evaluation.judge_behavior(cases, VALIDATION_MS, SOURCE)
-    console.print("report: the made-up shop through the stream ...")
-    made_up, middle_ms = evaluation_behavior.synthetic()
-    others, fewer = evaluation.judge_behavior(made_up, middle_ms, "a made-up shop")
-    return Evaluation(judged, networks, judgements + others, few + fewer)
+def commands(first: str = "") -> typer.Typer:
+    """Return the command line: of one module if the first word names a command, else of all."""
+    modules = [COMMANDS[first]] if first in COMMANDS else sorted(set(COMMANDS.values()))
+    app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+    app.callback()(_only_commands)
+    for name in modules:
+        app.registered_commands += importlib.import_module(f"models.{name}").app.registered_commands
+    return app
 
 
-@app.command("export")
-def export_(
-    folder: Folder = BUILD,
-    to: Annotated[Path, typer.Option(help="the folder that workers load")] = MODEL_FOLDER,
-    precision: PrecisionOption = Precision.FLOAT32,
-    loss_max: LossMax = LOSS_MAX,
-    licence: LicenceOption = LICENCE,
-) -> None:
-    """Write ONNX, items and manifest, and check that ONNX computes what the network does.
-
-    All precisions are compared on the weeks that the network never saw.
-    """
-    requests, words, run, model = _read(folder)
-    tested = requests.between(TEST_MS, END_MS)
-    sample = tested.between(TEST_MS, int(tested.time_ms[min(PARITY_REQUESTS, len(tested)) - 1]))
-    figures, metrics = None, {}
-    if (folder / EVALUATION).exists():
-        figures = msgspec.json.decode((folder / EVALUATION).read_bytes())
-        metrics = {"recall_at_10": figures["ranker"]["recall_at_10"]}
-    data = Data(SOURCE, _moment(SHOP_BEGINS_MS), _moment(TEST_MS), run.events)
-    with TemporaryDirectory() as place:
-        whole = Path(place)
-        about = Card(data, (run.partitions,), metrics, licence)
-        told = partial(card, figures=figures)
-        difference = export(model, words, sample, about, whole, told)
-        asked = held(tested.before_baskets(), words.item_ids)
-        variants = compress.compress(whole, to, precision, asked, loss_max)
-    size = sum(path.stat().st_size for path in to.iterdir())
-    said = {"parity": difference, "bytes": size, "to": str(to), "variants": variants}
-    print(msgspec.json.encode(said).decode())
-
-
-@app.command("benchmark")
-def benchmark_(  # noqa: PLR0913 - an argument is an option
-    sequences: Annotated[Path, typer.Option(help="lines `user item item ...`, oldest first")],
-    models: Annotated[str | None, typer.Option(help=f"some of {','.join(NAMES)}")] = None,
-    seed: Annotated[int, typer.Option(help="of all chance")] = 0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="of a network, at most")] = None,
-    *,
-    json: Annotated[bool, typer.Option(help="no table, the line of JSON only")] = False,
-    write: Annotated[bool, typer.Option(help="docs/results/<name of the file>.*")] = False,
-) -> None:
-    """Train every network and baseline on a file of sequences and compare them, leave-one-out.
-
-    A model that fails is null in the line of JSON; standard error says why, and the command ends
-    with 1.
-    """
-    try:
-        data, names = read(sequences), benchmark.chosen(models)
-        with TemporaryDirectory() as folder:
-            results = benchmark.run(data, names, seed, Path(folder), epochs)
-    except StreamAppError as error:
-        console.print(str(error))
-        raise typer.Exit(1) from None
-    if not json:
-        console.print(benchmark.table(results))
-    if write:
-        benchmark.write(results, data, sequences.stem)
-    print(msgspec.json.encode(benchmark.figures(results)).decode())
-    if None in results.values():
-        raise typer.Exit(1)
-
-
-def _read(folder: Path) -> tuple[Requests, Vocabulary, Run, Ranker]:
-    """Return what `train` left: the data, the items known by name, how it went, the network."""
-    if not (folder / RUN).exists():
-        console.print(f"{folder} holds no trained ranker: run `python -m models train` first")
-        raise typer.Exit(1)
-    words = Vocabulary((folder / TOKENS).read_text("utf-8").split("\n")[:-1])
-    run = msgspec.json.decode((folder / RUN).read_bytes(), type=Run)
-    # The scaling of the features is one of the weights.
-    neutral = jnp.zeros(len(FEATURE_NAMES)), jnp.ones(len(FEATURE_NAMES))
-    model = build(run.settings, words.size, *neutral)
-    load(model, folder / CHECKPOINT)
-    return Requests.load(folder / REQUESTS), words, run, model
-
-
-def _moment(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+def _only_commands() -> None:
+    """Keep a command's name on the command line where there is only one command."""
 
 
 def main() -> None:
     """Run the command line; an error of ours is a message, not a traceback."""
     try:
-        app()
+        commands(*sys.argv[1:2])()
     except StreamAppError as error:
+        console = Console(stderr=True, width=100)
         console.print(f"models: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
 

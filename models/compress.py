@@ -9,7 +9,6 @@ with the largest number sets, and makes the activations int8 as well.)
 
 from collections.abc import Collection
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,27 +23,14 @@ from rich.console import Console
 from models.card import table, with_variants
 from models.data import Requests
 from models.folder import probed, probes, session, write
+from models.precision import LOSS_MAX, CompressError, Precision, PrecisionOption
 from models.variants import Asked, Variant, check_rows, compare, held, made_up
-from stream_app.errors import StreamAppError
 from stream_app.manifest import CARD, Manifest, read_folder
 from stream_app.stages.candidates import POOL_SIZE
 
-LOSS_MAX = 0.005  # of NDCG@10, relative
 REQUESTS = "requests.npz"  # where `train` leaves them in its folder
 _INT8_MAX = 127
 _FAR_FUTURE_MS = 2**62
-
-
-class Precision(StrEnum):
-    """How the table of items is stored."""
-
-    FLOAT32 = "float32"
-    FLOAT16 = "float16"
-    INT8 = "int8"
-
-
-class CompressError(StreamAppError):
-    """A graph cannot be made smaller, or loses too much by it; whoever exports it acts."""
 
 
 # --- the graph ------------------------------------------------------------------------------------
@@ -264,11 +250,6 @@ def held_after(build: Path, until: datetime, item_ids: list[str]) -> Asked:
 # --- the command ----------------------------------------------------------------------------------
 
 app = typer.Typer()
-
-PrecisionOption = Annotated[Precision, typer.Option(help="of the table of items")]
-LossMax = Annotated[
-    float, typer.Option("--loss-max", min=0.0, max=1.0, help="of NDCG@10, relative")
-]
 
 
 @app.command("compress")

@@ -17,11 +17,11 @@ import onnx
 import typer
 from rich.console import Console
 
-from models.compress import Precision
 from models.content import Content, Fitted, fit, text_of
 from models.folder import Inputs, probed, probes, session, write
 from models.image_encoder import Images, of_items
 from models.longer import ExtendError, check_longer, item_tables, with_rows
+from models.precision import Precision
 from models.text_encoder import EncoderError, Texts, Vectors
 from models.variants import check_rows, made_up
 from stream_app.event import Item

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.compress import LOSS_MAX, CompressError, LossMax, Precision
+from models.precision import LOSS_MAX, CompressError, LossMax, Precision
 from stream_app.manifest import Manifest, read_manifest
 from stream_app.registry import Registry, Release
 from stream_app.stages.candidates import POOL_SIZE

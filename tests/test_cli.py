@@ -11,13 +11,14 @@ import typer.main
 from typer.testing import CliRunner
 
 from stream_app import cli
+from tests.command import run
 
 NOBODY = "127.0.0.1:1"  # nothing listens on this port
 ESCAPE = "\x1b"
 
 
-def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Run the program as a script would: its output goes into pipes."""
+def piped(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the program in a process of its own, its output going into pipes."""
     return subprocess.run(
         [sys.executable, "-m", "stream_app", *arguments],
         env={**os.environ, **environment},
@@ -72,31 +73,24 @@ def test_a_slip_is_named_with_what_is_right(words: list[str], said: str) -> None
     assert not result.stdout
 
 
-def test_a_missing_broker_is_one_sentence() -> None:
-    """Without a broker a command says who is missed and how to name another, and nothing else."""
-    lines = [
+@pytest.mark.parametrize(
+    "line",
+    [
         "topics create",
         "topics check --json",
         "watch recommendations",
         "user 14 --json",
         "produce --source synthetic --limit 1",
         "produce --from-topic theirs --mapping rees46",
-    ]
-    programs = [
-        subprocess.Popen(
-            [sys.executable, "-m", "stream_app", *line.split(), "--brokers", NOBODY],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for line in lines
-    ]
-    for line, program in zip(lines, programs, strict=True):
-        output, errors = program.communicate(timeout=60)
-        assert (program.returncode, output) == (2, ""), line
-        (sentence,) = errors.splitlines()
-        assert sentence.startswith("stream-app: no broker answers at 127.0.0.1:1"), line
-        assert sentence.endswith("name another by --brokers or STREAM_APP_BROKERS"), line
+    ],
+)
+def test_a_missing_broker_is_one_sentence(line: str) -> None:
+    """Without a broker a command says who is missed and how to name another, and nothing else."""
+    done = run(*line.split(), "--brokers", NOBODY)
+    assert (done.returncode, done.stdout) == (2, "")
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("stream-app: no broker answers at 127.0.0.1:1")
+    assert sentence.endswith("name another by --brokers or STREAM_APP_BROKERS")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +111,7 @@ def test_a_wrong_setting_is_one_sentence(variables: dict[str, str], said: str) -
 @pytest.mark.parametrize("words", [["--help"], ["produce", "--help"], ["wtch"]], ids=" ".join)
 def test_no_colour_goes_into_a_pipe(words: list[str]) -> None:
     """Where output is no terminal it has no escape sequences, whatever TERM says."""
-    result = run(*words, TERM="xterm-256color", COLORTERM="truecolor")
+    result = piped(*words, TERM="xterm-256color", COLORTERM="truecolor")
     assert ESCAPE not in result.stdout + result.stderr
 
 
@@ -132,7 +126,7 @@ def test_no_colour_goes_into_a_pipe(words: list[str]) -> None:
 def test_the_shell_completes(typed: str, offered: str) -> None:
     """Bash gets commands, topics and mappings offered, by what --install-completion installs."""
     words = typed.split(" ")
-    result = run(
+    result = piped(
         COMP_WORDS=typed, COMP_CWORD=str(len(words) - 1), _STREAM_APP_COMPLETE="complete_bash"
     )
     assert offered in result.stdout.split()

@@ -231,7 +231,7 @@ def test_commands_that_pages_show_exist(path: Path) -> None:
 
 def test_commands_of_the_models_that_pages_show_exist() -> None:
     """Every `python -m models` command that a page shows is one that it takes."""
-    app = importlib.import_module("models.__main__").app
+    app = importlib.import_module("models.__main__").commands()
     shown = [words for path in PAGES for words in commands(read(path), "python -m models")]
     assert len(shown) > 10
     for words in shown:  # one page names an option without the folder that it takes

@@ -30,6 +30,7 @@ from stream_app.ops.schema import schemas
 from stream_app.runtime.changelog import KafkaReader, restore
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
+from tests.command import run
 from tests.conftest import START_MS, event
 
 TIMEOUT_SECONDS = 120
@@ -37,16 +38,9 @@ KILLS = 3
 NOTE_HEADERS = Draft202012Validator(schemas()["dead-letter-replayed-headers"])
 
 
-def command(stage: Scene, *words: str, **over: str) -> Any:
+def command(stage: Scene, *words: str) -> Any:
     """Run `stream-app dead-letters` and return the JSON that it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stream_app", "dead-letters", *words, "--json"],
-        env={**os.environ, **stage.environment, **over},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    )
+    done = run("dead-letters", *words, "--json", **stage.environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

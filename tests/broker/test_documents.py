@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 import re
 import shutil
@@ -20,6 +19,7 @@ from stream_app.config import DAY_MS
 from stream_app.event import encode
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
+from tests.command import run
 from tests.conftest import START_MS, event
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,9 +77,7 @@ def processed(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> S
 def documents(processed: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the documents, as the command writes them for these topics."""
     folder = tmp_path_factory.mktemp("schemas")
-    command = [sys.executable, "-m", "stream_app", "schema", "--out", str(folder)]
-    environment = {**os.environ, **processed.environment}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=60)
+    run("schema", "--out", str(folder), **processed.environment).check_returncode()
     for path in COMMITTED.glob("*.schema.json"):
         assert (folder / path.name).read_bytes() == path.read_bytes(), "schemas name no topics"
     return folder

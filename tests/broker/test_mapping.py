@@ -16,6 +16,7 @@ from benchmarks.harness import read_log
 from stream_app.config import Settings
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
+from tests.command import run
 from tests.sources.shop_rows import rees46_rows, write_csv
 
 ROWS = 600
@@ -28,14 +29,7 @@ MISFITS: list[dict[str, str]] = [
 
 def stream_app(stage: Scene, *words: str, code: int = 0) -> dict[str, Any]:
     """Run a command with the settings of a scene and --json; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "stream_app", *words, "--json"],
-        env={**os.environ, **stage.environment},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run(*words, "--json", **stage.environment)
     assert done.returncode == code, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result

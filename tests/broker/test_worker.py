@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from stream_app.ops.demo_child import free_port
 from stream_app.runtime import topics
 from tests.broker.kafka import KafkaServer
 from tests.broker.workers import PARTITIONS, Scene, scene
+from tests.command import run
 
 STOP_SECONDS = 5.0
 
@@ -180,14 +180,7 @@ def shown(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Scene
 
 
 def _cli(stage: Scene, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "stream_app", *arguments],
-        env={**stage.worker()._environment, "COLUMNS": "120"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run(*arguments, **stage.worker()._environment, COLUMNS="120")
 
 
 def test_user_shows_state_and_why(shown: Scene) -> None:

@@ -1,6 +1,10 @@
 """What the broker tests share: settings and topics of their own, and workers on them."""
 
 import asyncio
+import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -8,11 +12,65 @@ import msgspec
 
 from benchmarks.harness import Sent, WorkerProcess, committed, produce, spoil
 from benchmarks.harness import clicks as shop_clicks
+from stream_app import cli
 from stream_app.config import Guarantee, Settings, load
 from stream_app.runtime import topics
 
+# Processes that have imported already what a worker imports, in which it takes three seconds.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.broker.workers", "stream_app.runtime.app"])
+
 PARTITIONS = 4
 DEADLINE_SECONDS = 180.0  # a guard against hanging: three processes share two cores
+
+
+class Forked:
+    """What tests use of `subprocess.Popen`, of a `stream-app worker` that was forked."""
+
+    def __init__(self, environment: dict[str, str], log: Path) -> None:
+        self._process = FORKS.Process(target=work, args=(environment, log))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; return the exit code."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("stream-app worker", timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+
+def work(environment: dict[str, str], log: Path) -> None:
+    """Be a worker that `WorkerProcess` has started."""
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["stream-app", "worker"]
+    cli.main()
+
+
+class ForkedWorker(WorkerProcess):
+    """A worker in a process of its own that need not import anything."""
+
+    def start(self) -> None:
+        """Start the process."""
+        self._process = Forked(self._environment, self._log)
 
 
 class Scene(msgspec.Struct):
@@ -24,7 +82,7 @@ class Scene(msgspec.Struct):
 
     def worker(self, **over: str) -> WorkerProcess:
         """Return a worker, not yet started, with settings changed as given."""
-        return WorkerProcess({**self.environment, **over}, self.log)
+        return ForkedWorker({**self.environment, **over}, self.log)
 
     def send(self, count: int, seed: int = 1) -> list[Sent]:
         """Send made-up events without faults; return them."""

@@ -4,8 +4,6 @@ import importlib.util
 import json
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
@@ -27,6 +25,7 @@ from stream_app.ops.report_metrics import MetricsError, Workers, ask
 from stream_app.ops.report_page import page
 from stream_app.ops.report_read import Taker
 from stream_app.runtime.topics import create
+from tests.command import run
 from tests.conftest import START_MS, Record
 from tests.ops.test_report_figures import alert, answer, deed, log, prediction
 
@@ -127,12 +126,6 @@ def report_of(records: Mapping[str, Sequence[Record]], **over: Any) -> Report:
     return gather(settings, Order(out=Path("x"), **over), workers, Topics(settings, records))
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the command."""
-    command = [sys.executable, "-m", "stream_app", "report", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
-
-
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as own:
@@ -231,7 +224,7 @@ def test_report_without_its_packages_says_what_to_install(
 def test_report_without_a_broker_says_so(tmp_path: Path) -> None:
     """A broker that is not there is one sentence, and no traceback."""
     out = tmp_path / "r.html"
-    done = run("--brokers", f"127.0.0.1:{free_port()}", "--out", str(out))
+    done = run("report", "--brokers", f"127.0.0.1:{free_port()}", "--out", str(out))
     assert done.returncode == 2
     (line,) = [each for each in done.stderr.splitlines() if each.startswith("stream-app:")]
     assert "no broker answers at 127.0.0.1" in line
@@ -296,7 +289,7 @@ def test_report_reads_the_embedded_broker_to_its_end(tmp_path: Path) -> None:
                         timestamp_ms=record.timestamp,
                     )
             producer.flush()
-        done = run("--brokers", broker.address, "--out", str(out), "--json")
+        done = run("report", "--brokers", broker.address, "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["report"] == str(out)

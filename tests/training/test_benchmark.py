@@ -12,13 +12,15 @@ from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 import models.benchmark
-from models.__main__ import app
+from models.__main__ import commands
 from models.benchmark import NAMES, UnknownModelError, chosen
 from models.counts import Popularity
 from models.networks import SASRec, SequenceNetwork
 from models.next_item import NextItemSettings, _windows
 from models.sequences import Sequences, SequencesError, read
 from stream_app.manifest import PADDING
+
+app = commands()
 
 ITEMS = 12
 SMALL = NextItemSettings(width=16, blocks=1)  # compiled in less time

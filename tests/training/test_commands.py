@@ -1,14 +1,38 @@
 """``python -m models`` from nothing to a served folder, on a part of the shop."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+import typer.main
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import COMMANDS, commands
 from stream_app.clock import monotonic_seconds
 from stream_app.ranker import Ranker
 from stream_app.stages.candidates import POOL_SIZE
+
+app = commands()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_in_the_module_that_is_named(name: str) -> None:
+    """What is imported for a command has it, and all of them are what all modules have."""
+    assert name in _names(commands(name))
+    assert _names(app) == set(COMMANDS)
+
+
+def _names(given: typer.Typer) -> set[str]:
+    return set(vars(typer.main.get_command(given))["commands"])
+
+
+def test_a_model_is_promoted_without_what_trains_it() -> None:
+    """The commands of the registry wait for none of the packages that take seconds to import."""
+    code = "import sys; from models.__main__ import commands; commands('list'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "onnx", "river"} & set(done.stdout.split())
 
 
 def test_train_evaluate_export(tmp_path: Path) -> None:

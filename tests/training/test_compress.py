@@ -12,10 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from models.__main__ import app
-from models.compress import CompressError, Precision, compress, compress_graph, quantized
+from models.__main__ import commands
+from models.compress import compress, compress_graph, quantized
 from models.data import Requests
 from models.folder import Inputs, probed, score, session
+from models.precision import CompressError, Precision
 from models.variants import RowsError, check_rows, compare, held, made_up
 from stream_app.clock import monotonic_seconds
 from stream_app.hashing import id_hash
@@ -27,6 +28,8 @@ from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 from tests.onnx_model import graph, parameters, write_model
 from tests.training.shop import VOCABULARY, requests
+
+app = commands()
 
 ITEMS = VOCABULARY.item_ids
 WIDTH = len(FEATURE_NAMES)

@@ -18,13 +18,14 @@ from PIL import Image
 from scipy.special import erf
 from typer.testing import CliRunner
 
-from models.__main__ import app
-from models.compress import Precision, compress
+from models.__main__ import commands
+from models.compress import compress
 from models.content import ITEMS_MIN, Content, ContentError, TowerSettings, fit, text_of
 from models.extend import Catalog, extend, read_catalog
 from models.folder import probed
 from models.image_encoder import Images, of_items, read
 from models.longer import ExtendError
+from models.precision import Precision
 from models.text_encoder import EncoderError, Sizes, TextEncoder, Texts, _named, export, load
 from models.variants import made_up
 from stream_app.clock import monotonic_seconds
@@ -37,6 +38,8 @@ from stream_app.registry import Registry
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 from tests.onnx_model import WIDTH, parameters, write_model
+
+app = commands()
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "tea", "green", "pot", "##s", "##pot", "un", ","]
 SIZES = Sizes(len(WORDS), 16, 2, 4, 24, 10)

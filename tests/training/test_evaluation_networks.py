@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import commands
 from models.benchmark import UnknownModelError
 from models.evaluation_networks import BASELINES, How, chosen
 from models.sources import SourceError
 from stream_app.event import Event, encode
 from stream_app.hashing import id_hash
 from tests.training.rounds import MINUTE_MS, START_MS, write_rounds
+
+app = commands()
 
 USERS, ITEMS, LENGTH = 48, 16, 10
 NETWORKS = {"Mult-VAE"}  # the others learn in the tests of their own

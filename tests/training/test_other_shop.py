@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import commands
 from tests.sources.shop_rows import REES46_COLUMNS, write_csv
+
+app = commands()
 
 BEGAN = datetime(2019, 10, 1, tzinfo=UTC)
 DAYS, USERS, ITEMS = 20, 8, 12

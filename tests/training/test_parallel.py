@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models import fit
-from models.__main__ import app
+from models.__main__ import commands
 from models.data_card import leave_one_out
 from models.descent import Epoch
 from models.fit import CURVE, SCORES, WEIGHTS
@@ -22,6 +22,8 @@ from stream_app.clock import monotonic_seconds
 from stream_app.config import StageSettings
 from stream_app.manifest import CARD, read_manifest
 from tests.training.rounds import TINY, write_rounds
+
+app = commands()
 
 
 def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path) -> None:

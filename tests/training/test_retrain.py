@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import commands
 from models.data import Vocabulary
 from models.ranker_network import Ranker
 from models.ranker_trainer import CHECKPOINT, SETTINGS, TOKENS, carry_over, streamed
@@ -34,6 +34,8 @@ from stream_app.registry import Registry, Release
 from stream_app.steps import FEATURE_NAMES
 from tests.onnx_model import NAME, write_model
 from tests.sources.shop_rows import write_csv
+
+app = commands()
 
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
 START_MS, DAY_MS = 1_700_000_000_000, 86_400_000

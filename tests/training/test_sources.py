@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import commands
 from models.data_card import data_card, histories, leave_one_out, lines, temporal
 from models.sequences import SequencesError, read
 from models.sources import Counts as SourceCounts
@@ -20,6 +20,8 @@ from stream_app.config import StageSettings
 from stream_app.event import Event, encode
 from stream_app.hashing import partition_for
 from tests.sources.shop_rows import rees46_rows, write_csv
+
+app = commands()
 
 START_MS, DAY_MS = 1_700_000_000_000, 86_400_000
 SETTINGS = StageSettings()

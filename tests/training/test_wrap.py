@@ -16,10 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.__main__ import commands
 from models.adapt import WrapError
-from models.compress import Precision, compress
+from models.compress import compress
 from models.folder import Inputs, session
+from models.precision import Precision
 from models.variants import RowsError, made_up
 from models.wrap import About, wrap
 from stream_app.clock import monotonic_seconds
@@ -31,6 +32,8 @@ from stream_app.registry import Registry, RegistryError
 from stream_app.stages.candidates import POOL_SIZE
 from stream_app.steps import FEATURE_NAMES
 from tests.onnx_model import graph
+
+app = commands()
 
 ITEMS = [f"sku-{number}" for number in range(150)]
 WIDTH = len(FEATURE_NAMES)
