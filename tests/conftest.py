@@ -2,7 +2,8 @@
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -16,6 +17,7 @@ from stream_app.config import DAY_MS, StageSettings
 from stream_app.event import Event, Item, encode
 from stream_app.hashing import id_hash
 from stream_app.pipeline import Context, Outputs, next_batch, process
+from stream_app.sources import completejourney
 from stream_app.stages.decode import TICK_VALUE
 from stream_app.stages.emit import JOINED_EVENTS
 from stream_app.stages.features import NOBODY
@@ -71,6 +73,15 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("STREAM_APP_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_load() -> Iterator[Callable[[], dict[str, Any]]]:
+    """Read the tables of the real shop once a process, in three seconds; yield what reads them."""
+    real = completejourney._load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completejourney, "_load", cache(real))
+        yield real
 
 
 def event(**over: Any) -> Event:

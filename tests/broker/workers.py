@@ -70,6 +70,7 @@ class ForkedWorker(WorkerProcess):
 
     def start(self) -> None:
         """Start the process."""
+        self._log.touch()
         self._process = Forked(self._environment, self._log)
 
 

