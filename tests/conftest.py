@@ -1,10 +1,12 @@
 """Factories that the tests share: events, records, logs, and a partition that eats them."""
 
+import tests.environment  # noqa: F401 - stands before what imports those libraries
+
+# isort: split
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
@@ -34,17 +36,6 @@ from stream_app.steps import (
     Request,
     Step,
 )
-
-# Tests train for seconds and compile for minutes: XLA, in here and in what tests start, compiles
-# quickly instead of well. JAX reads this when it starts.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)
-
-# What one process has compiled the others take up, also those of the next run.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / "build" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # The same examples in every run: what fails here fails there.
 hypothesis_settings.register_profile("same", derandomize=True, deadline=None, max_examples=50)
