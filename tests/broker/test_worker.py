@@ -180,7 +180,7 @@ def shown(kafka: KafkaServer, tmp_path_factory: pytest.TempPathFactory) -> Scene
 
 
 def _cli(stage: Scene, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return run(*arguments, **stage.worker()._environment, COLUMNS="120")
+    return run(*arguments, **{**stage.worker()._environment, "COLUMNS": "120"})
 
 
 def test_user_shows_state_and_why(shown: Scene) -> None:
